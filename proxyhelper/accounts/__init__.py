@@ -1,0 +1,18 @@
+"""Name and proof in, Account out. Nothing here knows of IMAP or POP3."""
+
+from ..failures import WrongCredentials
+from . import userdb
+from .passwords import matches
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from ..settings import Settings
+    from .account import Account
+
+
+def authenticate(settings: "Settings", name: str, password: bytes) -> "Account":
+    """The account of `name`, if `password` is its own. Raises WrongCredentials, Temporary."""
+    account = userdb.find(f"{settings.directory}/userdb", settings.service, name, settings.default_options)
+    if not matches(account.password, password):
+        raise WrongCredentials("wrong password")
+    return account

@@ -1,0 +1,58 @@
+"""The one way to say who someone is."""
+
+from ..failures import Temporary
+
+
+class Account:
+    """An account as its source gives it.
+
+    address      the account's name; what a backend is told
+    password     stored hash or cleartext, b"" for none: only passwords.py looks at it
+    uid, gid     numbers, or None where the source has none
+    home         home directory, or ""
+    maildir      its mailbox relative to home or absolute, or "" for the default
+    quota        maildir quota, or ""
+    options      account options by name, the site's defaults included
+    """
+
+    __slots__ = ("address", "gid", "home", "maildir", "options", "password", "quota", "uid")
+
+    def __init__(
+        self,
+        address: str,
+        password: bytes,
+        *,
+        uid: "int | None" = None,
+        gid: "int | None" = None,
+        home: str = "",
+        maildir: str = "",
+        quota: str = "",
+        options: "dict[str, str]",
+    ) -> None:
+        self.address = address
+        self.password = password
+        self.uid = uid
+        self.gid = gid
+        self.home = home
+        self.maildir = maildir
+        self.quota = quota
+        self.options = options
+
+    def options_text(self) -> str:
+        """The options as they stand in an account source: name=value,name=value."""
+        return ",".join(f"{name}={value}" if value else name for name, value in self.options.items())
+
+
+def parse_options(own: str, defaults: str) -> "dict[str, str]":
+    """Options from an account's own text and DEFAULTOPTIONS, of which the own win.
+
+    Raises Temporary for a value that would break out of a line of protocol or environment."""
+    options: dict[str, str] = {}
+    for text in (own, defaults):
+        if any(character in text for character in "\r\n\0"):
+            raise Temporary(f"account options {text!r} hold CR, LF or NUL")
+        for option in text.split(","):
+            name, _, value = option.strip().partition("=")
+            if name:
+                options.setdefault(name, value)
+    return options

@@ -1,0 +1,174 @@
+"""Accounts in Courier's userdb: `name<TAB>field=value|field=value…`, one a line.
+
+The source is `userdb` in the configuration directory, a text file or a directory of text files, or what makeuserdb
+compiles it into, `userdb.dat` and `userdbshadow.dat` (GDBM), where these are newer and Python has `dbm.gnu`.
+"""
+
+import os
+import stat
+
+from ..failures import Temporary, WrongCredentials
+from ..text import decode, encode
+from .account import Account, parse_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+OTHERS_READ_OR_WRITE = 0o077
+OTHERS_WRITE = 0o022
+CHUNK = 1 << 18
+MAX_RECORD = 1 << 16
+MAX_FILES = 10000
+
+
+def find(path: str, service: str, name: str, default_options: str) -> Account:
+    """The account `name` in the userdb at `path`, with the password for `service` ("imap", "pop3").
+
+    Raises WrongCredentials where there is no such account, Temporary where the userdb cannot be used."""
+    record = lookup(path, encode(name))
+    if record is None:
+        raise WrongCredentials("no such account")
+    fields = parse(record)
+    if b"\0" in record:
+        raise Temporary("the account's record holds NUL")
+    return Account(
+        name,
+        encode(fields.get(f"{service}pw") or fields.get("systempw", "")),
+        uid=_number(fields, "uid"),
+        gid=_number(fields, "gid"),
+        home=fields.get("home", ""),
+        maildir=fields.get("mail", ""),
+        quota=fields.get("quota", ""),
+        options=parse_options(fields.get("options", ""), default_options),
+    )
+
+
+def parse(record: bytes) -> "dict[str, str]":
+    """The fields of one record; one without a value is empty."""
+    fields: dict[str, str] = {}
+    for field in decode(record).split("|"):
+        name, _, value = field.partition("=")
+        fields.setdefault(name, value)
+    return fields
+
+
+def _number(fields: "dict[str, str]", name: str) -> "int | None":
+    value = fields.get(name, "")
+    if not value:
+        return None
+    if not (value.isascii() and value.isdigit() and len(value) < 11):
+        raise Temporary(f"userdb field {name}={value!r} is not a number")
+    return int(value)
+
+
+def lookup(path: str, name: bytes) -> "bytes | None":
+    """The record of `name` without its name, or None. Raises Temporary."""
+    if b"\t" in name or b"\n" in name or name.startswith(b"#"):
+        return None
+    try:
+        if _compiled_is_newer(path):
+            return _lookup_compiled(path, name)
+        return _lookup_text(path, name)
+    except OSError as error:
+        raise Temporary(f"cannot read {error.filename or path}: {error.strerror}") from None
+
+
+def _compiled_is_newer(path: str) -> bool:
+    try:
+        compiled = min(os.stat(f"{path}.dat").st_mtime, os.stat(f"{path}shadow.dat").st_mtime)
+    except FileNotFoundError:
+        return False
+    try:
+        text = max(os.stat(file).st_mtime for file in (path, *_files(path)))
+    except FileNotFoundError:
+        text = 0
+    return compiled >= text and _has_gdbm(path)
+
+
+def _has_gdbm(path: str) -> bool:
+    try:
+        import dbm.gnu  # noqa: F401
+    except ImportError:
+        if os.path.exists(path):
+            return False
+        raise Temporary(f"{path}.dat needs Python's dbm.gnu, and there is no text file {path}") from None
+    return True
+
+
+def _lookup_compiled(path: str, name: bytes) -> "bytes | None":
+    import dbm.gnu
+
+    parts = []
+    for file, forbidden in ((f"{path}.dat", OTHERS_WRITE), (f"{path}shadow.dat", OTHERS_READ_OR_WRITE)):
+        _check_mode(file, os.stat(file).st_mode, forbidden)
+        try:
+            with dbm.gnu.open(file, "r") as database:
+                part = database.get(name)
+        except dbm.gnu.error as error:
+            raise Temporary(f"cannot read {file}: {error}") from None
+        if part is not None:
+            parts.append(part)
+    return b"|".join(parts) if parts else None
+
+
+def _lookup_text(path: str, name: bytes) -> "bytes | None":
+    for file in _files(path):
+        record = _search(file, name)
+        if record is not None:
+            return record
+    return None
+
+
+def _files(path: str) -> "Iterator[str]":
+    """The text files of a userdb in the order of their names; hidden ones do not count, as with makeuserdb."""
+    status = os.stat(path)
+    if not stat.S_ISDIR(status.st_mode):
+        yield path
+        return
+    _check_mode(path, status.st_mode, OTHERS_READ_OR_WRITE)
+    pending = [path]
+    for _ in range(MAX_FILES):
+        if not pending:
+            return
+        current = pending.pop()
+        if os.path.isdir(current):
+            pending += (f"{current}/{name}" for name in sorted(os.listdir(current), reverse=True) if name[0] != ".")
+        else:
+            yield current
+    raise Temporary(f"{path} holds over {MAX_FILES} files and directories: compile it with makeuserdb")
+
+
+def _check_mode(path: str, mode: int, forbidden: int) -> None:
+    if mode & forbidden:
+        raise Temporary(f"{path} has mode {stat.S_IMODE(mode):04o}: others may read or write it. Run: chmod go= {path}")
+
+
+def _search(path: str, name: bytes) -> "bytes | None":
+    """The record of `name` in one text file. The file is read in large pieces and searched as bytes: 100,000 accounts
+    cost a few milliseconds."""
+    wanted = b"\n" + name + b"\t"
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)  # a FIFO must not hold us
+    try:
+        _check_mode(path, os.fstat(descriptor).st_mode, OTHERS_READ_OR_WRITE)
+        kept = b"\n"
+        while piece := os.read(descriptor, CHUNK):
+            piece = kept + piece
+            at = piece.find(wanted)
+            if at >= 0:
+                return _rest_of_line(descriptor, piece[at + len(wanted) :])
+            kept = piece[-len(wanted) :]
+        return None
+    finally:
+        os.close(descriptor)
+
+
+def _rest_of_line(descriptor: int, found: bytes) -> bytes:
+    while b"\n" not in found:
+        more = os.read(descriptor, MAX_RECORD)
+        if not more:
+            break
+        found += more
+        if len(found) > MAX_RECORD + CHUNK:
+            raise Temporary(f"a userdb record is over {MAX_RECORD} bytes")
+    return found.partition(b"\n")[0].rstrip(b"\r")

@@ -1,0 +1,132 @@
+"""What the activator left us: the connection on fd 0 and 1, and who is at its other end.
+
+xinetd, inetd, systemd (`Accept=yes`) and couriertcpd leave a socket; couriertls, stunnel and scripts may leave a
+socketpair or two pipes, and say in the environment who the client is.
+"""
+
+import os
+import stat
+
+from .interpreter import socket
+from .text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from typing import Any
+
+INTERNET = (socket.AF_INET, socket.AF_INET6)
+MAPPED = "::ffff:"
+
+
+class NotAConnection(Exception):
+    """fd 0 is a listening socket, or nothing at all. The text says what to do."""
+
+
+class Address:
+    """An Internet address and port; ip and port are "" where nobody told them."""
+
+    __slots__ = ("ip", "port")
+
+    def __init__(self, ip: str = "", port: "int | str" = "") -> None:
+        self.ip = ip
+        self.port = str(port)
+
+    def log_form(self) -> str:
+        """As Courier logs it: IPv4 mapped into IPv6."""
+        if not self.ip:
+            return "unknown"
+        return self.ip if ":" in self.ip else MAPPED + self.ip
+
+
+class Connection:
+    """The client's end (`peer`) and ours (`local`) of the connection on fd 0 and 1."""
+
+    __slots__ = ("local", "peer")
+
+    def __init__(self, peer: Address, local: Address) -> None:
+        self.peer = peer
+        self.local = local
+
+
+def environment() -> "dict[str, str]":
+    """The environment as the activator gave it: Python changes LC_CTYPE in its own (PEP 538)."""
+    try:
+        with open("/proc/self/environ", "rb", buffering=0) as file:
+            pairs = [entry.partition(b"=") for entry in file.readall().split(b"\0") if entry]
+    except OSError:
+        return {decode(name): decode(value) for name, value in os.environb.items()}
+    return {decode(name): decode(value) for name, _, value in pairs}
+
+
+def inspect(environment: "Mapping[str, str]") -> Connection:
+    """Look at fd 0. Raises NotAConnection."""
+    try:
+        is_socket = stat.S_ISSOCK(os.fstat(0).st_mode)
+        os.fstat(1)
+    except OSError:
+        raise NotAConnection(
+            "fd 0 and 1 are not open: start this program from xinetd, systemd or couriertcpd"
+        ) from None
+    peer = local = None
+    if is_socket:
+        client = socket.socket(fileno=0)
+        try:
+            peer, local = _ends(client)
+        finally:
+            client.detach()
+    return Connection(peer or _told_peer(environment), local or _told_local(environment))
+
+
+def _ends(client: socket.socket) -> "tuple[Address | None, Address | None]":
+    if client.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+        raise NotAConnection(
+            "fd 0 is a listening socket: use wait = no (xinetd), nowait (inetd) or Accept=yes (systemd)"
+        )
+    if client.family not in INTERNET:
+        return None, None
+    return _name_of(client.getpeername), _name_of(client.getsockname)
+
+
+def _name_of(ask: "Callable[[], Any]") -> "Address | None":
+    try:
+        ip, port = ask()[:2]
+    except OSError:  # the client has gone already
+        return None
+    return Address(plain_ip(ip), port)
+
+
+def plain_ip(ip: str) -> str:
+    """An IPv4 address mapped into IPv6 (::ffff:192.0.2.1) as IPv4; a zone (%eth0) is cut off."""
+    ip = ip.partition("%")[0]
+    return ip[len(MAPPED) :] if ip.lower().startswith(MAPPED) and "." in ip else ip
+
+
+def _told_peer(environment: "Mapping[str, str]") -> Address:
+    """What couriertcpd and tcpserver, systemd, or xinetd say of the client."""
+    for ip_name, port_name in (("TCPREMOTEIP", "TCPREMOTEPORT"), ("REMOTE_ADDR", "REMOTE_PORT"), ("REMOTE_HOST", "")):
+        if address := _told(environment, ip_name, port_name):
+            return address
+    return Address()
+
+
+def _told_local(environment: "Mapping[str, str]") -> Address:
+    return _told(environment, "TCPLOCALIP", "TCPLOCALPORT") or Address()
+
+
+def _told(environment: "Mapping[str, str]", ip_name: str, port_name: str) -> "Address | None":
+    ip = plain_ip(environment.get(ip_name, ""))
+    port = environment.get(port_name, "")
+    if not _is_ip(ip):
+        return None
+    return Address(ip, port if port.isascii() and port.isdigit() and len(port) <= 5 else "")
+
+
+def _is_ip(text: str) -> bool:
+    for family in INTERNET:
+        try:
+            socket.inet_pton(family, text)
+        except OSError:
+            continue
+        return True
+    return False

@@ -1,0 +1,182 @@
+"""Reach a mailhost and log in there.
+
+One deadline covers resolving, every address of the host, and the greeting; another the replies to the login.
+"""
+
+import os
+import time
+
+from .activation import plain_ip
+from .dialogue.events import BackendFault, Reply
+from .failures import BackendRefused, Failure, Loop, Temporary
+from .interpreter import socket
+from .text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from .dialogue import imap_client, pop3_client
+
+    Client = imap_client.Client | pop3_client.Client
+    Place = tuple[int, Any]  # address family, and what connect takes
+
+REPLY_SECONDS = 30.0
+"""For each reply to a login: backends delay refusals on purpose, Dovecot by up to 17 s."""
+
+RESOLVER_OPTIONS = "timeout:1 attempts:2"
+"""resolv.conf(5): with three name servers that do not answer, a name costs about 6 s."""
+
+ANOTHER_ADDRESS_MAY_HELP = (b"[UNAVAILABLE]", b"[SYS/TEMP]")
+CHUNK = 65536
+
+
+class Backend:
+    """A connection on which the user is logged in, and the reply that belongs to the client."""
+
+    __slots__ = ("name", "reply", "socket")
+
+    def __init__(self, name: str, connected: socket.socket, reply: Reply) -> None:
+        self.name = name
+        self.socket = connected
+        self.reply = reply
+
+
+class Target:
+    """A mailhost to log in to, and what tells us that it is ourselves."""
+
+    __slots__ = ("host", "port", "served_port", "this_host", "timeout")
+
+    def __init__(self, host: str, port: int, timeout: float, served_port: str, this_host: str) -> None:
+        self.host = host
+        self.port = port
+        self.timeout = timeout
+        self.served_port = served_port
+        self.this_host = this_host
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def log_in(target: Target, new_client: "Callable[[], Client]", password: bytes) -> Backend:
+    """Log in at the first address of `target` that lets us. `new_client` makes the client half of the dialogue.
+
+    Raises BackendRefused with the backend's reply, Loop, or Temporary with what happened at each address.
+    """
+    deadline = time.monotonic() + target.timeout
+    places = _resolve(target)
+    failures: list[Failure] = []
+    for position, place in enumerate(places):
+        share = (deadline - time.monotonic()) / (len(places) - position)
+        try:
+            return _log_in_at(place, target, new_client(), password, time.monotonic() + share)
+        except BackendRefused as refusal:
+            if not _may_help(refusal.reply.verdict):
+                raise
+            failures.append(refusal)
+        except Temporary as failure:
+            failures.append(failure)
+    raise _summary(target, failures)
+
+
+def _may_help(verdict: bytes) -> bool:
+    return any(word in ANOTHER_ADDRESS_MAY_HELP for word in verdict.upper().split(None, 2)[1:2])
+
+
+def _summary(target: Target, failures: "list[Failure]") -> Failure:
+    if isinstance(failures[-1], BackendRefused):
+        return failures[-1]
+    return Temporary(f"backend {target}: " + "; ".join(str(failure) for failure in failures))
+
+
+def _resolve(target: Target) -> "list[Place]":
+    """Addresses of the host. As bytes the name is not run through the IDNA codec, whose import costs 10 ms."""
+    before = os.environ.get("RES_OPTIONS")
+    os.environ.setdefault("RES_OPTIONS", RESOLVER_OPTIONS)
+    try:
+        found = socket.getaddrinfo(target.host.encode(), target.port, 0, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        raise Temporary(f"backend {target}: cannot resolve the name: {_words(error)}") from None
+    finally:
+        if before is None:
+            del os.environ["RES_OPTIONS"]
+    return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
+
+
+def _log_in_at(place: "Place", target: Target, client: "Client", password: bytes, deadline: float) -> Backend:
+    connected = _connect(place, target, deadline)
+    try:
+        reply = _converse(connected, client, password, deadline)
+    except BaseException:
+        connected.close()
+        raise
+    if reply.accepted:
+        return Backend(str(target), connected, reply)
+    connected.close()
+    raise BackendRefused(f"backend {target} refused: {_quote(reply.verdict, password)}", reply)
+
+
+def _connect(place: "Place", target: Target, deadline: float) -> socket.socket:
+    family, where = place
+    connecting = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connecting.settimeout(_remaining(deadline))
+        connecting.connect(where)
+        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _guard_against_loop(connecting, target)
+    except OSError as error:
+        connecting.close()
+        raise Temporary(f"{where[0]}: {_words(error)}") from None
+    except Loop:
+        connecting.close()
+        raise
+    return connecting
+
+
+def _guard_against_loop(connected: socket.socket, target: Target) -> None:
+    own, peer = connected.getsockname()[:2], connected.getpeername()[:2]
+    if plain_ip(own[0]) == plain_ip(peer[0]) and str(peer[1]) == target.served_port:
+        raise Loop(
+            f"mailhost {target} is {peer[0]}, this very service, but this host knows itself as {target.this_host}: "
+            "make the mailhost option, PROXY_HOSTNAME or the host name agree"
+        )
+
+
+def _converse(connected: socket.socket, client: "Client", password: bytes, deadline: float) -> Reply:
+    where = connected.getpeername()[0]
+    while client.reply is None:
+        state = client.state
+        try:
+            connected.settimeout(_remaining(deadline))
+            data = connected.recv(CHUNK)
+            if not data:
+                raise Temporary(f"{where}: closed the connection in place of a {state}")
+            if to_send := client.feed(data):
+                connected.sendall(to_send)
+        except OSError as error:
+            raise Temporary(f"{where}: no {state}: {_words(error)}") from None
+        except BackendFault as fault:
+            said = f": {_quote(fault.said, password)}" if fault.said else ""
+            raise Temporary(f"{where}: {fault}{said}") from None
+        if client.state != state:
+            deadline = time.monotonic() + REPLY_SECONDS
+    return client.reply
+
+
+def _quote(said: bytes, password: bytes) -> str:
+    """What a backend said, for the log; not where it repeats the password."""
+    escaped = password.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    if password in said or escaped in said:
+        return "(not shown: it repeats the password)"
+    return decode(said.rstrip())
+
+
+def _remaining(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)
+
+
+def _words(error: BaseException) -> str:
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    return getattr(error, "strerror", None) or str(error)

@@ -1,0 +1,66 @@
+"""What can happen in a dialogue, besides that more bytes are needed."""
+
+
+class Login:
+    """The client has said who it is and proved it: a name and a password, neither yet looked at."""
+
+    __slots__ = ("password", "user")
+
+    def __init__(self, user: bytes, password: bytes) -> None:
+        self.user = user.decode("utf-8", "surrogateescape")
+        self.password = password
+
+
+class Logout:
+    """The client has said goodbye, and been answered."""
+
+    __slots__ = ()
+
+
+class Insecure:
+    """The client tried to log in where that needs TLS, and has been refused."""
+
+    __slots__ = ()
+
+
+class Abuse:
+    """The client went over a bound, and has been told that the connection ends."""
+
+    __slots__ = ("reason",)
+
+    def __init__(self, reason: str) -> None:
+        self.reason = reason
+
+
+class Reply:
+    """A backend's answer to a login, for the client to read.
+
+    before    untagged lines ahead of the verdict (IMAP)
+    verdict   the reply line without its tag: b"OK [CAPABILITY …] Logged in\\r\\n", b"-ERR [IN-USE] …\\r\\n"
+    after     every byte that came behind the verdict
+    accepted  the backend let the user in
+    """
+
+    __slots__ = ("accepted", "after", "before", "verdict")
+
+    def __init__(self, accepted: bool, verdict: bytes, before: bytes = b"", after: bytes = b"") -> None:
+        self.accepted = accepted
+        self.before = before
+        self.verdict = verdict
+        self.after = after
+
+
+class BackendFault(Exception):
+    """The backend said something that ends the attempt, without a word about the user.
+
+    `said` is what it said, shortened; it may repeat what was sent to it, the password too.
+    """
+
+    def __init__(self, reason: str, said: bytes = b"") -> None:
+        super().__init__(reason)
+        self.said = said[:80]
+
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Event = Login | Logout | Insecure | Abuse

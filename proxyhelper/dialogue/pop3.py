@@ -1,0 +1,96 @@
+"""POP3 before login, the server's half (RFC 1939; CAPA: RFC 2449; AUTH: RFC 5034; response codes: RFC 2449, RFC 3206;
+UTF8 and LANG: RFC 6856)."""
+
+from . import sasl, server
+from .events import Logout
+from .lines import LineBuffer
+from .server import BadCommand
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .server import Step
+
+CAPABILITIES = (
+    b"TOP\r\nUSER\r\nLOGIN-DELAY 10\r\nPIPELINING\r\nUIDL\r\nUTF8 USER\r\nLANG\r\n"
+    b"RESP-CODES\r\nAUTH-RESP-CODE\r\nIMPLEMENTATION proxyhelper\r\n"
+)
+LANGUAGES = b"en English\r\ni-default Default language\r\n"
+
+
+class Server(server.Server):
+    """`offered` are the configured SASL mechanisms."""
+
+    REPLIES = {
+        "credentials": b"-ERR [AUTH] Login failed: wrong user name or password.",
+        "temporary": b"-ERR [SYS/TEMP] Mail service is temporarily unavailable, your password was not refused."
+        b" Try again later.",
+        "disabled": b"-ERR [SYS/PERM] POP3 access is disabled for this account.",
+        "insecure": b"-ERR [SYS/PERM] Login is allowed over an encrypted connection only.",
+        "loop": b"-ERR [SYS/PERM] Mail service is misconfigured: this account's server could not be determined.",
+        "mechanism": b"-ERR Authentication mechanism is not supported.",
+    }
+    FAREWELLS = {
+        "unavailable": b"-ERR [SYS/TEMP] Mail service is temporarily unavailable. Try again later.\r\n",
+        "timeout": b"",  # RFC 1939 section 3: the server closes without a response
+        "too long": b"-ERR Command line is too long.\r\n",
+        "too many": b"-ERR Too many bad commands.\r\n",
+    }
+    BAD = b"-ERR "
+
+    def __init__(self, offered: "list[str]", secure: bool) -> None:
+        super().__init__(LineBuffer(), secure)
+        self._user: bytes | None = None
+
+    def greeting(self) -> bytes:
+        return b"+OK POP3 server ready.\r\n"
+
+    def local_environment(self) -> "dict[str, str]":
+        """What a local server is told of this dialogue; it writes the reply to the login itself."""
+        return {"PROTOCOL": "POP3", "UTF8": str(int(self.utf8))}
+
+    def _capa(self, argument: bytes) -> "Step":
+        mechanisms = f"SASL {' '.join(sasl.MECHANISMS)}\r\n".encode() if self.secure else b""
+        return b"+OK Capability list follows.\r\n" + mechanisms + CAPABILITIES + b".\r\n", None
+
+    def _user_command(self, argument: bytes) -> "Step":
+        if not self.secure:
+            return self._login(argument, b"")
+        self._user = argument.strip()
+        return b"+OK Password required.\r\n", None
+
+    def _pass(self, argument: bytes) -> "Step":
+        user, self._user = self._user, None
+        if user is None:
+            raise BadCommand("USER comes first.")
+        return self._login(user, argument)
+
+    def _auth(self, argument: bytes) -> "Step":
+        if not argument:
+            names = "".join(f"{name}\r\n" for name in sasl.MECHANISMS) if self.secure else ""
+            return b"+OK Mechanisms follow.\r\n" + names.encode() + b".\r\n", None
+        name, blank, initial = argument.partition(b" ")
+        return self._authenticate(name, initial if blank else None)
+
+    def _utf8(self, argument: bytes) -> "Step":
+        self.utf8 = True
+        return b"+OK UTF-8 from now on.\r\n", None
+
+    def _lang(self, argument: bytes) -> "Step":
+        if not argument:
+            return b"+OK Languages follow.\r\n" + LANGUAGES + b".\r\n", None
+        if argument.lower() in (b"*", b"en", b"i-default"):
+            return b"+OK en Replies are in English.\r\n", None
+        raise BadCommand("Language is not available.")
+
+    def _quit(self, argument: bytes) -> "Step":
+        return b"+OK Goodbye.\r\n", Logout()
+
+    COMMANDS = {
+        b"CAPA": _capa,
+        b"USER": _user_command,
+        b"PASS": _pass,
+        b"AUTH": _auth,
+        b"UTF8": _utf8,
+        b"LANG": _lang,
+        b"QUIT": _quit,
+    }

@@ -1,0 +1,65 @@
+"""SASL mechanisms, the server's half: PLAIN (RFC 4616) and LOGIN (draft-murchison-sasl-login).
+
+A mechanism is stepped with each decoded response and returns the next challenge, or the Login once it is complete.
+What cannot be a login becomes one without a name, which is a failed login like any other.
+"""
+
+from .events import Login
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Mechanism(Protocol):
+        def step(self, response: "bytes | None") -> "bytes | Login": ...
+
+
+class Plain:
+    """[authzid] NUL authcid NUL password; acting for somebody else is not offered."""
+
+    __slots__ = ()
+
+    def step(self, response: "bytes | None") -> "bytes | Login":
+        if response is None:
+            return b""
+        parts = response.split(b"\0", 2)
+        if len(parts) != 3 or parts[0] not in (b"", parts[1]):
+            return Login(b"", b"")
+        return Login(parts[1], parts[2])
+
+
+class LoginMechanism:
+    """Name and password, asked for one after the other."""
+
+    __slots__ = ("_user",)
+
+    def __init__(self) -> None:
+        self._user: bytes | None = None
+
+    def step(self, response: "bytes | None") -> "bytes | Login":
+        if response is None:
+            return b"Username:"
+        if self._user is None:
+            self._user = response
+            return b"Password:"
+        return Login(self._user, response)
+
+
+MECHANISMS: "dict[str, type[Plain] | type[LoginMechanism]]" = {"PLAIN": Plain, "LOGIN": LoginMechanism}
+
+
+def decode(line: bytes) -> bytes:
+    """The bytes behind a base64 line, padding and alphabet checked. Raises ValueError."""
+    from binascii import a2b_base64, b2a_base64
+
+    data = a2b_base64(line)
+    if b2a_base64(data, newline=False) != line:
+        raise ValueError("not base64")
+    return data
+
+
+def encode(challenge: bytes) -> bytes:
+    """A challenge as a continuation request."""
+    from binascii import b2a_base64
+
+    return b"+ " + b2a_base64(challenge, newline=False) + b"\r\n"

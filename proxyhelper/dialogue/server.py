@@ -1,0 +1,125 @@
+"""What the server halves of both protocols share: gather a command, carry it out, count the bad ones, step SASL."""
+
+from . import sasl
+from .events import Abuse, Insecure, Login
+from .lines import TooLong
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any, ClassVar
+
+    from .events import Event, Reply
+    from .lines import CommandBuffer, LineBuffer
+
+    Step = tuple[bytes, "Event | None"]
+
+MAX_BAD_COMMANDS = 10  # in a row
+
+
+class BadCommand(Exception):
+    """A command outside the grammar or out of place; the text is for the client."""
+
+
+class Server:
+    """Speaks to one client from the greeting to its login.
+
+    `feed` takes bytes and returns (how many of them it used, what to send, what happened). At most one command is
+    used at a time; the bytes behind it are not this object's business. After a Login, `refused` or `answered` make
+    the reply; then the dialogue goes on.
+
+    COMMANDS    name → handler(self, arguments)
+    REPLIES     kind of failure → reply: the response codes of the protocol are nowhere else
+    FAREWELLS   "unavailable", "timeout", "too long", "too many" → what is said before the connection is closed
+    """
+
+    COMMANDS: "ClassVar[dict[bytes, Callable[[Any, Any], Step]]]"
+    REPLIES: "ClassVar[dict[str, bytes]]"
+    FAREWELLS: "ClassVar[dict[str, bytes]]"
+    BAD: "ClassVar[bytes]"
+
+    def __init__(self, commands: "CommandBuffer | LineBuffer", secure: bool) -> None:
+        self.secure = secure
+        self.utf8 = False  # the client has switched to UTF-8 (POP3): the backend must be told before login
+        self.prefix = b""  # of each reply to the current command
+        self._commands = commands
+        self._bad_commands = 0
+        self._mechanism: "sasl.Mechanism | None" = None
+
+    def feed(self, data: bytes) -> "tuple[int, bytes, Event | None]":
+        try:
+            taken, command = self._commands.take(data)
+        except TooLong:
+            return len(data), self.FAREWELLS["too long"], Abuse("command too long")
+        if command is None:
+            return taken, b"+ OK\r\n" if self._commands.prompt else b"", None
+        command = command[:-2] if command.endswith(b"\r\n") else command[:-1]
+        try:
+            reply, event = self._respond(command) if self._mechanism else self._execute(command)
+        except BadCommand as error:
+            return (taken, *self._bad(str(error)))
+        if self._mechanism is None:
+            self._bad_commands = 0
+        return taken, reply, event
+
+    def refused(self, kind: str) -> bytes:
+        """The reply to a login that failed on our side."""
+        return self._reply(self.REPLIES[kind])
+
+    def answered(self, reply: "Reply") -> bytes:
+        """The backend's reply, under the client's tag, with all that came before and behind it."""
+        return reply.before + self.prefix + reply.verdict + reply.after
+
+    def _reply(self, text: bytes) -> bytes:
+        return self.prefix + text + b"\r\n"
+
+    def _bad(self, reason: str) -> "Step":
+        self._mechanism = None
+        self._bad_commands += 1
+        reply = self._reply(self.BAD + reason.encode())
+        if self._bad_commands < MAX_BAD_COMMANDS:
+            return reply, None
+        return reply + self.FAREWELLS["too many"], Abuse("too many bad commands")
+
+    def _execute(self, command: bytes) -> "Step":
+        name, arguments = self._parse(command)
+        handler = self.COMMANDS.get(name.upper())
+        if handler is None:
+            raise BadCommand("Unknown command, or not before login.")
+        return handler(self, arguments)
+
+    def _parse(self, command: bytes) -> "tuple[bytes, Any]":
+        name, _, argument = command.partition(b" ")
+        return name, argument
+
+    def _login(self, user: bytes, password: bytes) -> "Step":
+        return (b"", Login(user, password)) if self.secure else (self.refused("insecure"), Insecure())
+
+    def _authenticate(self, name: bytes, initial: "bytes | None") -> "Step":
+        mechanism = sasl.MECHANISMS.get(name.upper().decode("ascii", "replace"))
+        if mechanism is None:
+            return self.refused("mechanism"), None
+        if not self.secure:
+            return self.refused("insecure"), Insecure()
+        self._mechanism = mechanism()
+        return self._step(None if initial is None else _decode(b"" if initial == b"=" else initial))  # RFC 4959
+
+    def _respond(self, line: bytes) -> "Step":
+        if line == b"*":
+            raise BadCommand("Authentication cancelled.")
+        return self._step(_decode(line))
+
+    def _step(self, response: "bytes | None") -> "Step":
+        assert self._mechanism
+        answer = self._mechanism.step(response)
+        if isinstance(answer, bytes):
+            return sasl.encode(answer), None
+        self._mechanism = None
+        return b"", answer
+
+
+def _decode(line: bytes) -> bytes:
+    try:
+        return sasl.decode(line)
+    except ValueError:
+        raise BadCommand("Invalid base64.") from None

@@ -1,0 +1,115 @@
+"""The client's end until the login: what is read is what the dialogue uses, the bytes behind it stay in the kernel.
+
+Whoever comes after the dialogue, local server or relay, finds them there. A socket is read with MSG_PEEK and consumed
+to the end of each command; a pipe, which cannot be peeked, byte by byte. Deadlines are of time.monotonic.
+"""
+
+import os
+import stat
+import time
+
+from .interpreter import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import TypeVar
+
+    Result = TypeVar("Result")
+
+PEEK = 4096
+PIPE_WRITE = 4096
+"""A pipe that poll calls writable takes this many bytes (PIPE_BUF) without blocking."""
+
+
+class Closed(Exception):
+    """The client is gone."""
+
+
+class TimedOut(Exception):
+    """The deadline has passed."""
+
+
+class SocketEnd:
+    """One socket on fd 0 and 1."""
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(fileno=0)
+
+    def peek(self, deadline: float) -> bytes:
+        """The bytes at hand, b"" behind the last. Raises TimedOut, Closed."""
+        return self._within(deadline, lambda: self._socket.recv(PEEK, socket.MSG_PEEK))
+
+    def consume(self, count: int) -> None:
+        """Drop bytes that were peeked at."""
+        while count:
+            count -= len(self._socket.recv(count))
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """All of `data`. Raises TimedOut, Closed."""
+        self._within(deadline, lambda: self._socket.sendall(data))
+
+    def _within(self, deadline: float, act: "Callable[[], Result]") -> "Result":
+        self._socket.settimeout(_remaining(deadline))
+        try:
+            return act()
+        except TimeoutError:
+            raise TimedOut from None
+        except OSError:
+            raise Closed from None
+
+
+class PipeEnd:
+    """Two pipes, or whatever else can be read on fd 0 and written on fd 1."""
+
+    def peek(self, deadline: float) -> bytes:
+        """The next byte, b"" behind the last. Raises TimedOut, Closed."""
+        _wait_to_read(0, deadline)
+        try:
+            return os.read(0, 1)
+        except OSError:
+            raise Closed from None
+
+    def consume(self, count: int) -> None:
+        """Nothing is left to drop: `peek` has read its one byte."""
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """All of `data`. Raises TimedOut, Closed."""
+        while data:
+            _wait_to_write(1, deadline)
+            try:
+                data = data[os.write(1, data[:PIPE_WRITE]) :]
+            except OSError:
+                raise Closed from None
+
+
+def client_end() -> "SocketEnd | PipeEnd":
+    """The end on fd 0 and 1."""
+    client = os.fstat(0)
+    one = stat.S_ISSOCK(client.st_mode) and os.path.samestat(client, os.fstat(1))
+    return SocketEnd() if one else PipeEnd()
+
+
+def _wait_to_read(descriptor: int, deadline: float) -> None:
+    import select
+
+    _wait(descriptor, select.POLLIN, deadline)
+
+
+def _wait_to_write(descriptor: int, deadline: float) -> None:
+    import select
+
+    _wait(descriptor, select.POLLOUT, deadline)
+
+
+def _wait(descriptor: int, event: int, deadline: float) -> None:
+    import select
+
+    poll = select.poll()
+    poll.register(descriptor, event)
+    if not poll.poll(_remaining(deadline) * 1000):
+        raise TimedOut
+
+
+def _remaining(deadline: float) -> float:
+    return max(deadline - time.monotonic(), 0.001)

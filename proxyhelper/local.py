@@ -1,0 +1,167 @@
+"""Become the account's user and exec the local server: Courier's contract (COURIER.md, "Exec of the local server").
+
+A Python parent leaves traces that a C server does not expect; none of them may survive the exec.
+"""
+
+import os
+
+from . import privileges
+from .failures import Disabled, Temporary
+from .interpreter import signal
+from .log import SYSLOG
+from .text import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .accounts.account import Account
+    from .activation import Connection
+    from .log import Log
+    from .settings import Settings
+
+ACTIVATION_VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+LOGGERS = (
+    ("/usr/sbin/courierlogger", "-name={ident}", "-facility=mail"),
+    ("/usr/bin/logger", "-t", "{ident}", "-p", "mail.info"),
+)
+
+
+class ExecFailed(Exception):
+    """The local server could not be run, and this process is the account's user already: it can only end."""
+
+
+def run(
+    command: "list[str]", account: "Account", environment: "dict[str, str]", settings: "Settings", log: "Log"
+) -> None:
+    """Become the account's user and exec `command` with its mailbox.
+
+    Raises Disabled or Temporary while this process is as it was, ExecFailed later; never returns.
+    """
+    person = _person(account)
+    if not command:
+        raise Temporary("the mailbox is on this host, but no local server is given on the command line")
+    if privileges.is_root():
+        privileges.assume(person)
+    try:
+        _enter_home(account.home)
+        _check_executable(command[0])
+    except Temporary:
+        _go_back()
+        raise
+    if privileges.may_resume_root():
+        privileges.settle(person)
+    _clean_up(settings, log)
+    arguments = _arguments(command, account, settings)
+    try:
+        os.execve(command[0], arguments, {encode(name): encode(value) for name, value in environment.items()})
+    except OSError as error:
+        raise ExecFailed(f"cannot run {command[0]}: {error.strerror}") from None
+
+
+def environment_for(
+    account: "Account",
+    told: "dict[str, str]",
+    connection: "Connection",
+    settings: "Settings",
+    environment: "dict[str, str]",
+) -> "dict[str, str]":
+    """The local server's environment: the settings files, then our own environment, then what the login added.
+    `told` is the dialogue's part."""
+    result = {**settings.exported, **environment}
+    for name in ACTIVATION_VARIABLES:
+        result.pop(name, None)
+    peer, local = connection.peer, connection.local
+    result["TCPREMOTEIP"] = peer.ip or "unknown"  # Courier's servers exit at once without it
+    for name, value in (("TCPREMOTEPORT", peer.port), ("TCPLOCALIP", local.ip), ("TCPLOCALPORT", local.port)):
+        if value:
+            result[name] = value
+    if account.quota:
+        result["MAILDIRQUOTA"] = account.quota
+    return {**result, **told, "AUTHENTICATED": account.address, "OPTIONS": account.options_text()}
+
+
+def _person(account: "Account") -> privileges.Person:
+    if account.uid is None or account.gid is None:
+        raise Temporary("the mailbox is on this host, but the account has no uid and gid")
+    if account.uid == 0:
+        raise Disabled("the account's uid is 0: no mailbox is served as root")
+    if not privileges.is_root() and account.uid != os.geteuid():
+        raise Temporary(
+            f"only root can become the account's uid {account.uid}, and this process runs as {os.geteuid()}"
+        )
+    return privileges.Person(account.uid, account.gid, [account.gid])
+
+
+def _enter_home(home: str) -> None:
+    if not home:
+        raise Temporary("the mailbox is on this host, but the account has no home")
+    try:
+        os.chdir(encode(home))
+    except OSError as error:
+        raise Temporary(f"cannot enter the account's home {home}: {error.strerror}") from None
+
+
+def _check_executable(server: str) -> None:
+    if not os.path.isfile(server) or not os.access(server, os.X_OK, effective_ids=True):
+        raise Temporary(f"the local server {server} is not a program that the account's user can run")
+
+
+def _go_back() -> None:
+    if privileges.may_resume_root():
+        privileges.resume_root()
+    os.chdir("/")
+
+
+def _arguments(command: "list[str]", account: "Account", settings: "Settings") -> "list[bytes]":
+    """The last argument is the default maildir, and yields to the account's own."""
+    *arguments, default = command if len(command) > 1 else [*command, settings.maildir]
+    return [encode(argument) for argument in (*arguments, account.maildir or default)]
+
+
+def _clean_up(settings: "Settings", log: "Log") -> None:
+    """Undo what Python and the activator have done to this process."""
+    if log.sink == SYSLOG:
+        _log_through_pipe(log.ident)
+    for number in (signal.SIGPIPE, signal.SIGXFSZ):
+        signal.signal(number, signal.SIG_DFL)
+    if settings.umask is not None:
+        os.umask(settings.umask)
+    for descriptor in (0, 1, 2):
+        os.set_blocking(descriptor, True)
+    for name in os.listdir("/proc/self/fd"):
+        if int(name) > 2:
+            _close(int(name))
+
+
+def _close(descriptor: int) -> None:
+    try:
+        os.close(descriptor)
+    except OSError:
+        pass  # the list's own descriptor
+
+
+def _log_through_pipe(ident: str) -> None:
+    """Make stderr a pipe to a logger: the local server writes its log lines there, and it was the connection."""
+    logger = next((logger for logger in LOGGERS if os.access(logger[0], os.X_OK)), None)
+    if logger is None:
+        return
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        _become_logger([word.format(ident=ident) for word in logger], reading)
+    os.dup2(writing, 2)
+    os.close(reading)
+    os.close(writing)
+
+
+def _become_logger(command: "list[str]", reading: int) -> None:
+    try:
+        if os.fork() != 0:
+            os._exit(0)
+        os.dup2(reading, 0)
+        null = os.open("/dev/null", os.O_RDWR)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        os.closerange(3, 64)
+        os.chdir("/")
+        os.execve(command[0], command, {"PATH": "/usr/bin:/bin"})
+    finally:
+        os._exit(127)

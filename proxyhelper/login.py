@@ -1,0 +1,81 @@
+"""The middle of the story: name and proof → account → route → here, a backend reached, or a failure."""
+
+from . import accounts, routing
+from .failures import Disabled, Insecure, Temporary, WrongCredentials
+from .settings import is_true
+from .text import encode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .accounts.account import Account
+    from .backend import Backend, Client
+    from .dialogue.events import Login
+    from .settings import Settings
+
+CONTROL_BYTES = bytes([*range(0x20), 0x7F])
+
+
+def find_account(login: "Login", settings: "Settings") -> "Account":
+    """The account that may log in. Raises a Failure."""
+    if not could_be(encode(login.user)) or not could_be(login.password):
+        raise WrongCredentials("not a name or password at all")
+    account = accounts.authenticate(settings, with_domain(login.user, settings), login.password)
+    check_options(account, settings)
+    return account
+
+
+def could_be(value: bytes) -> bool:
+    """Whether `value` may be a name or password at all: some bytes, and no control characters among them."""
+    return bool(value) and len(value) == len(value.translate(None, CONTROL_BYTES))
+
+
+def with_domain(name: str, settings: "Settings") -> str:
+    """The name with DEFDOMAIN, unless it has a domain already: a character of DOMAINSEP where that is set, else the
+    first of DEFDOMAIN."""
+    separators = settings.domain_separators or settings.default_domain[:1]
+    return name if any(character in name for character in separators) else name + settings.default_domain
+
+
+def check_options(account: "Account", settings: "Settings") -> None:
+    """The account options that forbid a service. Raises Disabled or Insecure."""
+    for option, applies, failure in (
+        (f"disable{settings.protocol}", True, Disabled),
+        (f"disableinsecure{settings.protocol}", not settings.tls, Insecure),
+    ):
+        if applies and is_true(account.options.get(option, "")):
+            raise failure(f"the account has the option {option}")
+
+
+def reach_backend(
+    route: "routing.Route", account: "Account", login: "Login", settings: "Settings", utf8: bool
+) -> "Backend":
+    """Log in to the backend of `route` as the account. Raises a Failure."""
+    from . import backend
+
+    user = _line_value(account.address)
+    target = backend.Target(
+        route.host, route.port, settings.timeout, settings.served_port, _names_of_this_host(settings)
+    )
+
+    def new_client() -> "Client":
+        if settings.protocol == "imap":
+            from .dialogue import imap_client
+
+            return imap_client.Client(user, login.password, settings.foreign)
+        from .dialogue import pop3_client
+
+        return pop3_client.Client(user, login.password, utf8)
+
+    return backend.log_in(target, new_client, login.password)
+
+
+def _names_of_this_host(settings: "Settings") -> str:
+    return ", ".join(f"{name} ({source})" for name, source in routing.names_of_this_host(settings))
+
+
+def _line_value(value: str) -> bytes:
+    """A value of an account source that goes into a line of protocol. Raises Temporary."""
+    data = encode(value)
+    if not could_be(data):
+        raise Temporary(f"the account's address {value!r} holds control characters, or nothing")
+    return data

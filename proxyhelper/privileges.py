@@ -1,0 +1,72 @@
+"""Being root as briefly as possible.
+
+Root is needed to read account sources that are root's, and to become an account's user. `assume` steps down to
+somebody else and can be taken back by `resume_root`, for a dialogue that goes on after a failed login; `settle` makes
+it final, before anything is relayed or executed. Where this process is not root there is nothing to give up.
+"""
+
+import os
+
+from .failures import Temporary
+
+
+class Person:
+    """Whom to become: numbers, and the groups beside the main one."""
+
+    __slots__ = ("gid", "groups", "uid")
+
+    def __init__(self, uid: int, gid: int, groups: "list[int]") -> None:
+        self.uid = uid
+        self.gid = gid
+        self.groups = groups
+
+
+DEFAULT_PROXY_USERS = ("courier", "nobody")
+
+
+def proxy_person(name: "str | None") -> Person:
+    """PROXY_USER; by default Courier's user where it exists, else nobody. Raises Temporary."""
+    import pwd
+
+    for candidate in (name,) if name else DEFAULT_PROXY_USERS:
+        try:
+            entry = pwd.getpwnam(candidate)
+        except KeyError:
+            continue
+        if entry.pw_uid == 0:
+            raise Temporary(f"PROXY_USER={candidate} is root: name an unprivileged user")
+        return Person(entry.pw_uid, entry.pw_gid, [entry.pw_gid])
+    raise Temporary(f"PROXY_USER={name} is not a user of this host" if name else "no user to relay as: set PROXY_USER")
+
+
+def is_root() -> bool:
+    return os.geteuid() == 0
+
+
+def may_resume_root() -> bool:
+    return os.getresuid()[2] == 0
+
+
+def assume(person: Person) -> None:
+    """Become `person` as far as files and signals go. Raises Temporary, then unchanged."""
+    try:
+        os.setgroups(person.groups)
+        os.setresgid(person.gid, person.gid, person.gid)
+        os.setresuid(person.uid, person.uid, 0)
+    except OSError as error:
+        resume_root()
+        raise Temporary(f"cannot become uid {person.uid}, gid {person.gid}: {error.strerror}") from None
+
+
+def resume_root() -> None:
+    """Take `assume` back."""
+    os.setresuid(0, 0, 0)
+    os.setresgid(0, 0, 0)
+    os.setgroups([])
+
+
+def settle(person: Person) -> None:
+    """Be `person` for good. Raises PermissionError where anything of root is left: this process must end then."""
+    os.setresuid(person.uid, person.uid, person.uid)
+    if os.getresuid() != (person.uid,) * 3 or os.getresgid() != (person.gid,) * 3:
+        raise PermissionError(f"could not become uid {person.uid}, gid {person.gid} for good")

@@ -1,0 +1,82 @@
+"""Where an account lives: on this host, or on a backend. COURIER.md's decision; no I/O but gethostname."""
+
+from .failures import Temporary
+from .interpreter import socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .accounts.account import Account
+    from .settings import Settings
+
+SERVICE_PORTS = {"imap": 143, "pop3": 110}
+
+
+class Route:
+    """Where to go. `host` is "" for this host; `reason` says why, for people."""
+
+    __slots__ = ("host", "port", "reason")
+
+    def __init__(self, reason: str, host: str = "", port: int = 0) -> None:
+        self.host = host
+        self.port = port
+        self.reason = reason
+
+
+NO_MAILHOST = Route("the account has no mailhost")
+
+
+def decide(account: "Account", settings: "Settings") -> Route:
+    """The route of `account`. Raises Temporary for a mailhost that cannot be one."""
+    if not settings.proxy:
+        return Route(f"{settings.protocol.upper()}_PROXY is off")
+    mailhost = account.options.get("mailhost", "").strip()
+    if not mailhost:
+        return NO_MAILHOST
+    host, own_port = parse_mailhost(mailhost)
+    port = settings.proxy_port or service_port(settings.protocol)
+    if own_port is None or str(own_port) in (str(port), settings.served_port):
+        for name, source in names_of_this_host(settings):
+            if same_host(host, name):
+                return Route(f"mailhost {host} is this host ({source})")
+    return Route(f"mailhost {host} is another host", host, own_port or port)
+
+
+def names_of_this_host(settings: "Settings") -> "list[tuple[str, str]]":
+    """Names that a mailhost may give this host, and where each comes from."""
+    names = [(settings.hostname, "PROXY_HOSTNAME")] if settings.hostname else []
+    return [*names, (socket.gethostname(), "gethostname")]
+
+
+def same_host(one: str, other: str) -> bool:
+    return one.lower().rstrip(".") == other.lower().rstrip(".")
+
+
+def service_port(protocol: str) -> int:
+    """As getservbyname says; the assigned port where this host's list of services lacks it."""
+    try:
+        return socket.getservbyname(protocol, "tcp")
+    except OSError:
+        return SERVICE_PORTS[protocol]
+
+
+def parse_mailhost(text: str) -> "tuple[str, int | None]":
+    """`host`, `host:port`, `[v6]:port` or a bare IPv6 address as host and port. Raises Temporary."""
+    host, port = text, ""
+    if text.startswith("["):
+        host, bracket, port = text[1:].partition("]")
+        if not bracket or (port and not port.startswith(":")):
+            raise Temporary(f"mailhost {text!r} is not of the form host, host:port or [address]:port")
+        port = port[1:]
+    elif text.count(":") == 1:
+        host, _, port = text.partition(":")
+    if not _is_host(host):
+        raise Temporary(f"mailhost {text!r} names no host")
+    if not port:
+        return host, None
+    if not (port.isascii() and port.isdigit() and 0 < int(port[:6]) < 65536):
+        raise Temporary(f"mailhost {text!r} has no usable port")
+    return host, int(port)
+
+
+def _is_host(text: str) -> bool:
+    return 0 < len(text) < 256 and text.isascii() and text.isprintable() and not set(text) & set(" ,;/[]@")

@@ -1,0 +1,236 @@
+"""Courier's files and the environment, read once into one Settings.
+
+Precedence: environment, then file, then default. `imapd-ssl` is read before `imapd`, `pop3d-ssl` before `pop3d`,
+so that the main file overrides; then `authdaemonrc`. All hold shell assignments: quotes and $NAME, nothing else.
+"""
+
+import os
+
+from .failures import Temporary
+from .text import decode
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+DEFAULT_DIRECTORY = "/etc/courier"
+MAX_FILE = 1 << 20
+SHELL_SYNTAX = frozenset(";&|<>()`")
+MAIN_FILES = {"imap": ("imapd-ssl", "imapd"), "pop3": ("pop3d-ssl", "pop3d")}
+
+
+class Settings:
+    """What the administrator configured for one protocol; never changed after `load`.
+
+    protocol          "imap" or "pop3"
+    directory         where the configuration and the userdb are
+    exported          every assignment of the protocol's own files, for the local server's environment
+    offered           IMAP: capabilities as configured; POP3: SASL mechanisms as configured
+    tls               the client's side of the connection is encrypted already
+    tls_required      no login without TLS
+    proxy             accounts with a mailhost elsewhere are proxied
+    hostname          PROXY_HOSTNAME, or ""
+    foreign           tell the client the backend's capabilities (IMAP_PROXY_FOREIGN)
+    proxy_port        port of the backends, or None: as getservbyname says
+    proxy_user        user to relay as, or None: Courier's or nobody
+    timeout           seconds to reach a backend and read its greeting
+    fail_delay        seconds from a complete command to the reply that its credentials are wrong
+    service           account service name ("imap", "pop3", or AUTHSERVICE<port>)
+    served_port       port the client connected to, or "" where that is not known
+    default_domain    DEFDOMAIN
+    domain_separators DOMAINSEP
+    default_options   DEFAULTOPTIONS
+    maildir           MAILDIRPATH
+    umask             umask of the local server (IMAP_UMASK), or None
+    """
+
+    __slots__ = (
+        "default_domain", "default_options", "directory", "domain_separators", "exported", "fail_delay", "foreign",
+        "hostname", "maildir", "offered", "protocol", "proxy", "proxy_port", "proxy_user", "served_port", "service",
+        "timeout", "tls", "tls_required", "umask",
+    )  # fmt: skip
+
+    def __init__(
+        self, protocol: str, served_port: str, directory: str, exported: "dict[str, str]", values: "Values"
+    ) -> None:
+        upper = protocol.upper()
+        self.protocol = protocol
+        self.directory = directory
+        self.exported = exported
+        self.tls = values.environment_flag(f"{upper}_TLS")
+        self.tls_required = values.flag(f"{upper}_TLS_REQUIRED")
+        self.offered = _capabilities(values, self.tls) if protocol == "imap" else _mechanisms(values, self.tls)
+        self.proxy = values.flag(f"{upper}_PROXY")
+        self.hostname = values.text("PROXY_HOSTNAME")
+        self.foreign = protocol == "imap" and values.flag("IMAP_PROXY_FOREIGN")
+        self.proxy_port = values.number(f"{upper}_PROXY_PORT", None, 1, 65535)
+        self.proxy_user = values.text("PROXY_USER") or None
+        self.timeout = values.number("PROXY_TIMEOUT", None, 1, 600) or 10
+        delay = values.number("LOGIN_FAIL_DELAY", None, 0, 60)
+        self.fail_delay = 5 if delay is None else delay
+        self.served_port = served_port
+        self.service = values.text(f"AUTHSERVICE{served_port}") or protocol
+        self.default_domain = values.text("DEFDOMAIN")
+        self.domain_separators = values.text("DOMAINSEP")
+        self.default_options = values.text("DEFAULTOPTIONS")
+        self.maildir = values.text("MAILDIRPATH") or "Maildir"
+        self.umask = values.number("IMAP_UMASK", None, 0, 0o777, base=8) if protocol == "imap" else None
+
+
+def load(protocol: str, environment: "Mapping[str, str]", served_port: str = "") -> Settings:
+    """The settings of `protocol` on the port that the client connected to.
+
+    Raises Temporary, naming file, line and value, where one cannot be used."""
+    directory = environment.get("PROXYHELPER_CONFDIR") or DEFAULT_DIRECTORY
+    exported: dict[str, str] = {}
+    for name in MAIN_FILES[protocol]:
+        read_assignments(f"{directory}/{name}", exported, environment)
+    common: dict[str, str] = {}
+    read_assignments(f"{directory}/authdaemonrc", common, environment)
+    return Settings(protocol, served_port, directory, exported, Values(environment, {**common, **exported}))
+
+
+class Values:
+    """Settings by name, the environment before the files."""
+
+    def __init__(self, environment: "Mapping[str, str]", files: "Mapping[str, str]") -> None:
+        self._environment = environment
+        self._files = files
+
+    def text(self, name: str) -> str:
+        value = self._environment.get(name)
+        return self._files.get(name, "") if value is None else value
+
+    def flag(self, name: str) -> bool:
+        return is_true(self.text(name))
+
+    def environment_flag(self, name: str) -> bool:
+        """A fact about this one connection, which no file can know."""
+        return is_true(self._environment.get(name, ""))
+
+    def number(self, name: str, default: "int | None", low: int, high: int, base: int = 10) -> "int | None":
+        value = self.text(name).strip()
+        if not value:
+            return default
+        try:
+            number = int(value, base)
+        except ValueError:
+            number = low - 1
+        if not low <= number <= high:
+            raise Temporary(
+                f"setting {name}={value!r} must be a number from {low:o} to {high:o} (octal)"
+                if base == 8
+                else f"setting {name}={value!r} must be a number from {low} to {high}"
+            )
+        return number
+
+
+def is_true(value: str) -> bool:
+    """Courier's truth, of settings and account options: a number other than 0, or t, T, y, Y and what follows."""
+    value = value.strip()
+    try:
+        return int(value) != 0
+    except ValueError:
+        return value[:1] in ("t", "T", "y", "Y")
+
+
+def _capabilities(values: Values, tls: bool) -> "list[str]":
+    """IMAP_CAPABILITY and what other settings add to it, as Courier's imap/capability.C does."""
+    listed = (tls and values.text("IMAP_CAPABILITY_TLS")) or values.text("IMAP_CAPABILITY") or "IMAP4rev1"
+    capabilities = listed.split()
+    if values.flag("IMAP_ACL"):
+        capabilities += "ACL", "ACL2=UNION"
+    if values.text("OUTBOX"):
+        capabilities.append("XCOURIEROUTBOX=INBOX" + values.text("OUTBOX"))
+    if values.flag("IMAP_MOVE_EXPUNGE_TO_TRASH"):
+        capabilities.append("XMAGICTRASH")
+    return capabilities
+
+
+def _mechanisms(values: Values, tls: bool) -> "list[str]":
+    return ((tls and values.text("POP3AUTH_TLS")) or values.text("POP3AUTH")).split()
+
+
+def read_assignments(path: str, values: "dict[str, str]", environment: "Mapping[str, str]") -> None:
+    """Add the assignments of the file at `path`, where it exists, to `values`. Raises Temporary."""
+    for number, line in enumerate(_read(path).split("\n"), 1):
+        line = line.strip()
+        if not line or line[0] == "#":
+            continue
+        name, equals, value = line.partition("=")
+        try:
+            if not (equals and name.isidentifier() and name.isascii()):
+                raise ValueError("not a NAME=value assignment")
+            values[name] = _expand(value, values, environment)
+        except ValueError as error:
+            raise Temporary(f"{path} line {number}: {error}") from None
+
+
+def _read(path: str) -> str:
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return ""
+    except OSError as error:
+        raise Temporary(f"cannot read {path}: {error.strerror}") from None
+    try:
+        data = os.read(descriptor, MAX_FILE)
+    except OSError as error:
+        raise Temporary(f"cannot read {path}: {error.strerror}") from None
+    finally:
+        os.close(descriptor)
+    if len(data) == MAX_FILE or b"\0" in data:
+        raise Temporary(f"{path} is no configuration file: over {MAX_FILE} bytes, or with NUL bytes in it")
+    return decode(data)
+
+
+def _expand(text: str, values: "Mapping[str, str]", environment: "Mapping[str, str]") -> str:
+    """The value of one shell word: quotes removed, $NAME replaced by earlier values. Raises ValueError."""
+    if text.isalnum():
+        return text
+    word = ""
+    quote = ""
+    at = 0
+    while at < len(text):
+        character = text[at]
+        at += 1
+        if quote == "'":
+            if character == "'":
+                quote = ""
+            else:
+                word += character
+        elif character == "$":
+            name, at = _variable(text, at)
+            word += values.get(name, environment.get(name, "")) if name else "$"
+        elif character == "\\" and (not quote or text[at : at + 1] in ("$", '"', "\\", "`")):
+            word += text[at : at + 1]
+            at += 1
+        elif character == quote:
+            quote = ""
+        elif quote and character != "`":
+            word += character
+        elif character in "'\"":
+            quote = character
+        elif character in SHELL_SYNTAX:
+            raise ValueError(f"shell syntax {character!r} is not read here; quote it, or move it to the start script")
+        elif character in " \t":
+            if not text[at:].lstrip().startswith("#") and text[at:].strip():
+                raise ValueError("a value with blanks needs quotes")
+            break
+        else:
+            word += character
+    if quote:
+        raise ValueError(f"no closing {quote}")
+    return word
+
+
+def _variable(text: str, at: int) -> "tuple[str, int]":
+    """The name behind a `$` at text[at - 1], and where the text goes on."""
+    braced = text[at : at + 1] == "{"
+    start = at + braced
+    end = start
+    while end < len(text) and (text[end] == "_" or (text[end].isascii() and text[end].isalnum())):
+        end += 1
+    if text[at : at + 1] == "(" or (braced and text[end : end + 1] != "}"):
+        raise ValueError("only $NAME and ${NAME} are read here")
+    return text[start:end], end + braced
