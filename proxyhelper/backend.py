@@ -95,7 +95,7 @@ def _resolve(target: Target) -> "list[Place]":
     before = os.environ.get("RES_OPTIONS")
     os.environ.setdefault("RES_OPTIONS", RESOLVER_OPTIONS)
     try:
-        found = socket.getaddrinfo(target.host.encode(), target.port, 0, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(target.host.rstrip(".").encode(), target.port, 0, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise Temporary(f"backend {target}: cannot resolve the name: {_words(error)}") from None
     finally:

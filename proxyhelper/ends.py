@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 PEEK = 4096
+DISCARD = 65536
 PIPE_WRITE = 4096
 """A pipe that poll calls writable takes this many bytes (PIPE_BUF) without blocking."""
 
@@ -49,6 +50,16 @@ class SocketEnd:
         """All of `data`. Raises TimedOut, Closed."""
         self._within(deadline, lambda: self._socket.sendall(data))
 
+    def finish(self, deadline: float) -> None:
+        """Say no more, and let the client go on talking until it has read all: closing a socket with bytes unread
+        resets the connection, and a reset takes our last words from the client."""
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+            while self._within(deadline, lambda: self._socket.recv(DISCARD)):
+                pass
+        except (OSError, Closed, TimedOut):
+            pass  # it has gone, or had its time
+
     def _within(self, deadline: float, act: "Callable[[], Result]") -> "Result":
         self._socket.settimeout(_remaining(deadline))
         try:
@@ -72,6 +83,9 @@ class PipeEnd:
 
     def consume(self, count: int) -> None:
         """Nothing is left to drop: `peek` has read its one byte."""
+
+    def finish(self, deadline: float) -> None:
+        """Nothing is to be done: what was written to a pipe stays there."""
 
     def send(self, data: bytes, deadline: float) -> None:
         """All of `data`. Raises TimedOut, Closed."""

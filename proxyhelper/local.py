@@ -70,8 +70,9 @@ def environment_for(
     for name in ACTIVATION_VARIABLES:
         result.pop(name, None)
     peer, local = connection.peer, connection.local
-    result["TCPREMOTEIP"] = peer.ip or "unknown"  # Courier's servers exit at once without it
-    for name, value in (("TCPREMOTEPORT", peer.port), ("TCPLOCALIP", local.ip), ("TCPLOCALPORT", local.port)):
+    result["TCPREMOTEIP"] = peer.ip or "unknown"  # Courier's servers exit at once without these two
+    result["TCPREMOTEPORT"] = peer.port or "0"
+    for name, value in (("TCPLOCALIP", local.ip), ("TCPLOCALPORT", local.port)):
         if value:
             result[name] = value
     if account.quota:

@@ -10,12 +10,18 @@ import os
 from .failures import Temporary
 
 
+MAX_ID = 0xFFFFFFFE
+"""One more is -1, which setresuid(2) takes for "leave it as it is"."""
+
+
 class Person:
     """Whom to become: numbers, and the groups beside the main one."""
 
     __slots__ = ("gid", "groups", "uid")
 
     def __init__(self, uid: int, gid: int, groups: "list[int]") -> None:
+        if not (0 < uid <= MAX_ID and 0 <= gid <= MAX_ID):
+            raise ValueError("root, or not an id at all")
         self.uid = uid
         self.gid = gid
         self.groups = groups

@@ -89,6 +89,7 @@ class Flow:
 
     def move(self) -> None:
         """Move what can be moved now."""
+        size = FULL_READ
         for _ in range(ROUNDS):
             try:
                 self._deliver()
@@ -99,7 +100,8 @@ class Flow:
                 self.end()
                 return
             self.state = READING
-            if not self._read_on():
+            size = self._read_on() if size >= FULL_READ else 0
+            if not size:
                 return
 
     def end(self) -> None:
@@ -109,20 +111,22 @@ class Flow:
         if self._pipe:
             self._pipe.close()
             self._pipe = None
-        _finish_writing(self.sink)
+        self._relay.finish_writing(self.sink)
         self.pair.linger()
 
-    def _read_on(self) -> bool:
-        """Read; whether something is there to deliver now."""
+    def _read_on(self) -> int:
+        """Read; how many bytes are there to deliver now."""
         try:
             size = self._splice_in() if self._splices else self._read()
         except BlockingIOError:
-            return False
-        except OSError:  # reset, or no sign of life: nothing more will come
-            size = 0
+            return 0
+        except OSError:  # reset, or no sign of life for long: it says no more, and will not hear more
+            for flow in self.pair.flows():
+                flow.end()
+            return 0
         if not size:
             self.end()
-        return size > 0
+        return size
 
     def _read(self) -> int:
         self._buffer = os.read(self.source, FULL_READ)
@@ -231,6 +235,16 @@ class Relay:
         else:
             pipe.close()
 
+    def finish_writing(self, descriptor: int) -> None:
+        """Tell the reader behind `descriptor` that nothing more comes."""
+        if _is_socket(descriptor):
+            _shut_down_writing(descriptor)
+            return
+        self._wait_for(descriptor, 0)
+        null = os.open("/dev/null", os.O_RDWR)  # keeps the number from going to somebody else
+        os.dup2(null, descriptor)
+        os.close(null)
+
     def _turn(self) -> None:
         events = self._epoll.poll(TICK if self._spare_pipes or self._lingering else None)
         if not events:
@@ -305,10 +319,7 @@ def _set_socket_options(descriptor: int) -> None:
         end.detach()
 
 
-def _finish_writing(descriptor: int) -> None:
-    if not _is_socket(descriptor):
-        os.close(descriptor)
-        return
+def _shut_down_writing(descriptor: int) -> None:
     end = socket.socket(fileno=descriptor)
     try:
         end.shutdown(socket.SHUT_WR)

@@ -108,10 +108,12 @@ def _serve(protocol: str, command: "list[str]", environment: "dict[str, str]", j
 
 
 def _bid_farewell(end: "ends.SocketEnd | ends.PipeEnd", words: bytes) -> None:
+    deadline = time.monotonic() + FAREWELL_SECONDS
     try:
-        end.send(words, time.monotonic() + FAREWELL_SECONDS)
+        end.send(words, deadline)
     except (ends.Closed, ends.TimedOut):
-        pass  # nobody is there to read it
+        return
+    end.finish(deadline)
 
 
 class Session:
@@ -150,15 +152,16 @@ class Session:
         while data := self.end.peek(deadline):
             taken, reply, event = self.server.feed(data)
             self.end.consume(taken)
+            if isinstance(event, Abuse):
+                self.log.event("INFO", "DISCONNECTED", detail=event.reason)
+                _bid_farewell(self.end, reply)
+                return None
             if reply:
                 self.end.send(reply, deadline)
             if isinstance(event, Login):
                 return event
             if isinstance(event, Insecure):
                 self.log.login("INFO", "LOGIN REFUSED", detail="TLS is required")
-            elif isinstance(event, Abuse):
-                self.log.event("INFO", "DISCONNECTED", detail=event.reason)
-                return None
             elif event:
                 self.log.event("INFO", "LOGOUT")
                 return None

@@ -8,6 +8,7 @@ import os
 import stat
 
 from ..failures import Temporary, WrongCredentials
+from ..privileges import MAX_ID
 from ..text import decode, encode
 from .account import Account, parse_options
 
@@ -57,8 +58,8 @@ def _number(fields: "dict[str, str]", name: str) -> "int | None":
     value = fields.get(name, "")
     if not value:
         return None
-    if not (value.isascii() and value.isdigit() and len(value) < 11):
-        raise Temporary(f"userdb field {name}={value!r} is not a number")
+    if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= MAX_ID):
+        raise Temporary(f"userdb field {name}={value!r} is not a number from 0 to {MAX_ID}")
     return int(value)
 
 
