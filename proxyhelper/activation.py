@@ -4,10 +4,9 @@ xinetd, inetd, systemd (`Accept=yes`) and couriertcpd leave a socket; couriertls
 socketpair or two pipes, and say in the environment who the client is.
 """
 
-import os
 import stat
 
-from .interpreter import socket
+from .interpreter import posix, socket
 from .text import decode
 
 TYPE_CHECKING = False
@@ -55,21 +54,34 @@ def environment() -> "dict[str, str]":
         with open("/proc/self/environ", "rb", buffering=0) as file:
             pairs = [entry.partition(b"=") for entry in file.readall().split(b"\0") if entry]
     except OSError:
-        return {decode(name): decode(value) for name, value in os.environb.items()}
+        return {decode(name): decode(value) for name, value in posix.environ.items()}
     return {decode(name): decode(value) for name, _, value in pairs}
+
+
+def is_socket(descriptor: int) -> bool:
+    return stat.S_ISSOCK(posix.fstat(descriptor).st_mode)
+
+
+def same_file(one: int, other: int) -> bool:
+    """Whether two descriptors are open on the same thing; a closed one is on nothing."""
+    try:
+        first, second = posix.fstat(one), posix.fstat(other)
+    except OSError:
+        return False
+    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
 def inspect(environment: "Mapping[str, str]") -> Connection:
     """Look at fd 0. Raises NotAConnection."""
     try:
-        is_socket = stat.S_ISSOCK(os.fstat(0).st_mode)
-        os.fstat(1)
+        client_is_socket = is_socket(0)
+        posix.fstat(1)
     except OSError:
         raise NotAConnection(
             "fd 0 and 1 are not open: start this program from xinetd, systemd or couriertcpd"
         ) from None
     peer = local = None
-    if is_socket:
+    if client_is_socket:
         client = socket.socket(fileno=0)
         try:
             peer, local = _ends(client)

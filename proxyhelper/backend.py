@@ -3,13 +3,12 @@
 One deadline covers resolving, every address of the host, and the greeting; another the replies to the login.
 """
 
-import os
 import time
 
 from .activation import plain_ip
 from .dialogue.events import BackendFault, Reply
 from .failures import BackendRefused, Failure, Loop, Temporary
-from .interpreter import socket
+from .interpreter import posix, socket
 from .text import decode
 
 TYPE_CHECKING = False
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 REPLY_SECONDS = 30.0
 """For each reply to a login: backends delay refusals on purpose, Dovecot by up to 17 s."""
 
-RESOLVER_OPTIONS = "timeout:1 attempts:2"
+RESOLVER_VARIABLE = b"RES_OPTIONS"
+RESOLVER_OPTIONS = b"timeout:1 attempts:2"
 """resolv.conf(5): with three name servers that do not answer, a name costs about 6 s."""
 
 ANOTHER_ADDRESS_MAY_HELP = (b"[UNAVAILABLE]", b"[SYS/TEMP]")
@@ -92,15 +92,16 @@ def _summary(target: Target, failures: "list[Failure]") -> Failure:
 
 def _resolve(target: Target) -> "list[Place]":
     """Addresses of the host. As bytes the name is not run through the IDNA codec, whose import costs 10 ms."""
-    before = os.environ.get("RES_OPTIONS")
-    os.environ.setdefault("RES_OPTIONS", RESOLVER_OPTIONS)
+    bounded_already = RESOLVER_VARIABLE in posix.environ
+    if not bounded_already:
+        posix.putenv(RESOLVER_VARIABLE, RESOLVER_OPTIONS)
     try:
         found = socket.getaddrinfo(target.host.rstrip(".").encode(), target.port, 0, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise Temporary(f"backend {target}: cannot resolve the name: {_words(error)}") from None
     finally:
-        if before is None:
-            del os.environ["RES_OPTIONS"]
+        if not bounded_already:
+            posix.unsetenv(RESOLVER_VARIABLE)
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 

@@ -4,11 +4,10 @@ Whoever comes after the dialogue, local server or relay, finds them there. A soc
 to the end of each command; a pipe, which cannot be peeked, byte by byte. Deadlines are of time.monotonic.
 """
 
-import os
-import stat
 import time
 
-from .interpreter import socket
+from .activation import is_socket, same_file
+from .interpreter import posix, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 PEEK = 4096
+POLLIN, POLLOUT = 1, 4  # poll(2)
 DISCARD = 65536
 PIPE_WRITE = 4096
 """A pipe that poll calls writable takes this many bytes (PIPE_BUF) without blocking."""
@@ -75,9 +75,9 @@ class PipeEnd:
 
     def peek(self, deadline: float) -> bytes:
         """The next byte, b"" behind the last. Raises TimedOut, Closed."""
-        _wait_to_read(0, deadline)
+        _wait(0, POLLIN, deadline)
         try:
-            return os.read(0, 1)
+            return posix.read(0, 1)
         except OSError:
             raise Closed from None
 
@@ -90,30 +90,20 @@ class PipeEnd:
     def send(self, data: bytes, deadline: float) -> None:
         """All of `data`. Raises TimedOut, Closed."""
         while data:
-            _wait_to_write(1, deadline)
+            _wait(1, POLLOUT, deadline)
             try:
-                data = data[os.write(1, data[:PIPE_WRITE]) :]
+                data = data[posix.write(1, data[:PIPE_WRITE]) :]
             except OSError:
                 raise Closed from None
 
 
-def client_end() -> "SocketEnd | PipeEnd":
+if TYPE_CHECKING:
+    End = SocketEnd | PipeEnd
+
+
+def client_end() -> "End":
     """The end on fd 0 and 1."""
-    client = os.fstat(0)
-    one = stat.S_ISSOCK(client.st_mode) and os.path.samestat(client, os.fstat(1))
-    return SocketEnd() if one else PipeEnd()
-
-
-def _wait_to_read(descriptor: int, deadline: float) -> None:
-    import select
-
-    _wait(descriptor, select.POLLIN, deadline)
-
-
-def _wait_to_write(descriptor: int, deadline: float) -> None:
-    import select
-
-    _wait(descriptor, select.POLLOUT, deadline)
+    return SocketEnd() if is_socket(0) and same_file(0, 1) else PipeEnd()
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:

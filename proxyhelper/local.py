@@ -3,11 +3,11 @@
 A Python parent leaves traces that a C server does not expect; none of them may survive the exec.
 """
 
-import os
+import stat
 
 from . import privileges
 from .failures import Disabled, Temporary
-from .interpreter import signal
+from .interpreter import posix, signal
 from .log import SYSLOG
 from .text import encode
 
@@ -52,7 +52,7 @@ def run(
     _clean_up(settings, log)
     arguments = _arguments(command, account, settings)
     try:
-        os.execve(command[0], arguments, {encode(name): encode(value) for name, value in environment.items()})
+        posix.execve(command[0], arguments, {encode(name): encode(value) for name, value in environment.items()})
     except OSError as error:
         raise ExecFailed(f"cannot run {command[0]}: {error.strerror}") from None
 
@@ -85,9 +85,9 @@ def _person(account: "Account") -> privileges.Person:
         raise Temporary("the mailbox is on this host, but the account has no uid and gid")
     if account.uid == 0:
         raise Disabled("the account's uid is 0: no mailbox is served as root")
-    if not privileges.is_root() and account.uid != os.geteuid():
+    if not privileges.is_root() and account.uid != posix.geteuid():
         raise Temporary(
-            f"only root can become the account's uid {account.uid}, and this process runs as {os.geteuid()}"
+            f"only root can become the account's uid {account.uid}, and this process runs as {posix.geteuid()}"
         )
     return privileges.Person(account.uid, account.gid, [account.gid])
 
@@ -96,20 +96,27 @@ def _enter_home(home: str) -> None:
     if not home:
         raise Temporary("the mailbox is on this host, but the account has no home")
     try:
-        os.chdir(encode(home))
+        posix.chdir(encode(home))
     except OSError as error:
         raise Temporary(f"cannot enter the account's home {home}: {error.strerror}") from None
 
 
 def _check_executable(server: str) -> None:
-    if not os.path.isfile(server) or not os.access(server, os.X_OK, effective_ids=True):
+    if not _is_file(server) or not posix.access(server, posix.X_OK, effective_ids=True):
         raise Temporary(f"the local server {server} is not a program that the account's user can run")
+
+
+def _is_file(path: str) -> bool:
+    try:
+        return stat.S_ISREG(posix.stat(path).st_mode)
+    except OSError:
+        return False
 
 
 def _go_back() -> None:
     if privileges.may_resume_root():
         privileges.resume_root()
-    os.chdir("/")
+    posix.chdir("/")
 
 
 def _arguments(command: "list[str]", account: "Account", settings: "Settings") -> "list[bytes]":
@@ -125,44 +132,44 @@ def _clean_up(settings: "Settings", log: "Log") -> None:
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
     if settings.umask is not None:
-        os.umask(settings.umask)
+        posix.umask(settings.umask)
     for descriptor in (0, 1, 2):
-        os.set_blocking(descriptor, True)
-    for name in os.listdir("/proc/self/fd"):
+        posix.set_blocking(descriptor, True)
+    for name in posix.listdir("/proc/self/fd"):
         if int(name) > 2:
             _close(int(name))
 
 
 def _close(descriptor: int) -> None:
     try:
-        os.close(descriptor)
+        posix.close(descriptor)
     except OSError:
         pass  # the list's own descriptor
 
 
 def _log_through_pipe(ident: str) -> None:
     """Make stderr a pipe to a logger: the local server writes its log lines there, and it was the connection."""
-    logger = next((logger for logger in LOGGERS if os.access(logger[0], os.X_OK)), None)
+    logger = next((logger for logger in LOGGERS if posix.access(logger[0], posix.X_OK)), None)
     if logger is None:
         return
-    reading, writing = os.pipe()
-    if os.fork() == 0:
+    reading, writing = posix.pipe()
+    if posix.fork() == 0:
         _become_logger([word.format(ident=ident) for word in logger], reading)
-    os.dup2(writing, 2)
-    os.close(reading)
-    os.close(writing)
+    posix.dup2(writing, 2)
+    posix.close(reading)
+    posix.close(writing)
 
 
 def _become_logger(command: "list[str]", reading: int) -> None:
     try:
-        if os.fork() != 0:
-            os._exit(0)
-        os.dup2(reading, 0)
-        null = os.open("/dev/null", os.O_RDWR)
-        os.dup2(null, 1)
-        os.dup2(null, 2)
-        os.closerange(3, 64)
-        os.chdir("/")
-        os.execve(command[0], command, {"PATH": "/usr/bin:/bin"})
+        if posix.fork() != 0:
+            posix._exit(0)
+        posix.dup2(reading, 0)
+        null = posix.open("/dev/null", posix.O_RDWR)
+        posix.dup2(null, 1)
+        posix.dup2(null, 2)
+        posix.closerange(3, 64)
+        posix.chdir("/")
+        posix.execve(command[0], command, {"PATH": "/usr/bin:/bin"})
     finally:
-        os._exit(127)
+        posix._exit(127)

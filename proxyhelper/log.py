@@ -6,9 +6,10 @@ fail2ban's `courier-auth` filter reads up to the first `ip=[…]`, so whatever e
 a client sent holds a comma, bracket, blank or control character.
 """
 
-import os
 import stat
 
+from .activation import same_file
+from .interpreter import posix
 from .text import encode
 
 TYPE_CHECKING = False
@@ -40,11 +41,11 @@ def choose_sink(environment: "Mapping[str, str]") -> str:
     """Where log lines go. Where stderr is the client's connection (inetd, xinetd), it is pointed at /dev/null at once:
     nothing but the protocol may reach the client."""
     try:
-        error = os.fstat(2)
+        error = posix.fstat(2)
     except OSError:
         _silence_stderr()
         return SYSLOG
-    if not stat.S_ISCHR(error.st_mode) and any(_same_file(error, descriptor) for descriptor in (0, 1)):
+    if not stat.S_ISCHR(error.st_mode) and (same_file(2, 0) or same_file(2, 1)):
         _silence_stderr()
         return SYSLOG
     if environment.get("JOURNAL_STREAM") == f"{error.st_dev}:{error.st_ino}":
@@ -52,18 +53,11 @@ def choose_sink(environment: "Mapping[str, str]") -> str:
     return STDERR
 
 
-def _same_file(status: os.stat_result, descriptor: int) -> bool:
-    try:
-        return os.path.samestat(status, os.fstat(descriptor))
-    except OSError:
-        return False
-
-
 def _silence_stderr() -> None:
-    null = os.open("/dev/null", os.O_RDWR)
+    null = posix.open("/dev/null", posix.O_RDWR)
     if null != 2:
-        os.dup2(null, 2)
-        os.close(null)
+        posix.dup2(null, 2)
+        posix.close(null)
 
 
 class Log:
@@ -97,6 +91,6 @@ class Log:
             return
         prefix = f"<{PRIORITIES[level]}>" if self.sink == JOURNAL else f"{level}: "
         try:
-            os.write(2, f"{prefix}{line}\n".encode())
+            posix.write(2, f"{prefix}{line}\n".encode())
         except OSError:
             pass  # nowhere is left to say it

@@ -5,10 +5,8 @@ somebody else and can be taken back by `resume_root`, for a dialogue that goes o
 it final, before anything is relayed or executed. Where this process is not root there is nothing to give up.
 """
 
-import os
-
 from .failures import Temporary
-
+from .interpreter import posix
 
 MAX_ID = 0xFFFFFFFE
 """One more is -1, which setresuid(2) takes for "leave it as it is"."""
@@ -46,19 +44,19 @@ def proxy_person(name: "str | None") -> Person:
 
 
 def is_root() -> bool:
-    return os.geteuid() == 0
+    return posix.geteuid() == 0
 
 
 def may_resume_root() -> bool:
-    return os.getresuid()[2] == 0
+    return posix.getresuid()[2] == 0
 
 
 def assume(person: Person) -> None:
     """Become `person` as far as files and signals go. Raises Temporary, then unchanged."""
     try:
-        os.setgroups(person.groups)
-        os.setresgid(person.gid, person.gid, person.gid)
-        os.setresuid(person.uid, person.uid, 0)
+        posix.setgroups(person.groups)
+        posix.setresgid(person.gid, person.gid, person.gid)
+        posix.setresuid(person.uid, person.uid, 0)
     except OSError as error:
         resume_root()
         raise Temporary(f"cannot become uid {person.uid}, gid {person.gid}: {error.strerror}") from None
@@ -66,13 +64,13 @@ def assume(person: Person) -> None:
 
 def resume_root() -> None:
     """Take `assume` back."""
-    os.setresuid(0, 0, 0)
-    os.setresgid(0, 0, 0)
-    os.setgroups([])
+    posix.setresuid(0, 0, 0)
+    posix.setresgid(0, 0, 0)
+    posix.setgroups([])
 
 
 def settle(person: Person) -> None:
     """Be `person` for good. Raises PermissionError where anything of root is left: this process must end then."""
-    os.setresuid(person.uid, person.uid, person.uid)
-    if os.getresuid() != (person.uid,) * 3 or os.getresgid() != (person.gid,) * 3:
+    posix.setresuid(person.uid, person.uid, person.uid)
+    if posix.getresuid() != (person.uid,) * 3 or posix.getresgid() != (person.gid,) * 3:
         raise PermissionError(f"could not become uid {person.uid}, gid {person.gid} for good")

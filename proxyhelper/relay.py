@@ -1,6 +1,6 @@
 """Two ends, bytes both ways, until both have closed.
 
-Socket to socket goes through `os.splice`: the bytes stay in the kernel. A pipe is taken from a few spare ones when
+Socket to socket goes through `splice`: the bytes stay in the kernel. A pipe is taken from a few spare ones when
 bytes are on their way and given back as soon as the other end has taken them, so that an idle pair holds none. Other
 ends (pipes) go through a buffer. A direction reads only when all that it read before is delivered: memory is bounded
 by one pipe, and a slow reader slows its writer.
@@ -9,13 +9,12 @@ Each direction ends by itself. Behind the last byte of one end the other end's w
 under way in the other direction goes on. After the first end, a pair has LINGER seconds without progress to live.
 """
 
-import os
 import select
-import stat
 import time
 from fcntl import F_SETPIPE_SZ, fcntl
 
-from .interpreter import socket
+from .activation import is_socket
+from .interpreter import posix, socket
 
 LINGER = 60.0
 """Seconds without progress after one side has finished."""
@@ -43,16 +42,16 @@ class Pipe:
     __slots__ = ("grown", "held", "reading", "writing")
 
     def __init__(self) -> None:
-        self.reading, self.writing = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        self.reading, self.writing = posix.pipe2(posix.O_NONBLOCK | posix.O_CLOEXEC)
         self.grown = False
         self.held = 0
 
     def fill(self, source: int) -> int:
-        self.held = os.splice(source, self.writing, GROWN_PIPE, flags=os.SPLICE_F_NONBLOCK)
+        self.held = posix.splice(source, self.writing, GROWN_PIPE, flags=posix.SPLICE_F_NONBLOCK)
         return self.held
 
     def drain(self, sink: int) -> int:
-        moved = os.splice(self.reading, sink, self.held, flags=os.SPLICE_F_NONBLOCK)
+        moved = posix.splice(self.reading, sink, self.held, flags=posix.SPLICE_F_NONBLOCK)
         self.held -= moved
         return moved
 
@@ -64,8 +63,8 @@ class Pipe:
             pass  # the user's share of pipe memory is used up: a smaller pipe serves too
 
     def close(self) -> None:
-        os.close(self.reading)
-        os.close(self.writing)
+        posix.close(self.reading)
+        posix.close(self.writing)
 
 
 class Flow:
@@ -83,7 +82,7 @@ class Flow:
         self.sink = sink
         self.moved = 0
         self.state = WRITING if first else READING
-        self._splices = _is_socket(source) and _is_socket(sink)
+        self._splices = is_socket(source) and is_socket(sink)
         self._buffer = first
         self._pipe: Pipe | None = None
 
@@ -129,7 +128,7 @@ class Flow:
         return size
 
     def _read(self) -> int:
-        self._buffer = os.read(self.source, FULL_READ)
+        self._buffer = posix.read(self.source, FULL_READ)
         return len(self._buffer)
 
     def _splice_in(self) -> int:
@@ -144,7 +143,7 @@ class Flow:
 
     def _deliver(self) -> None:
         while self._buffer:
-            written = os.write(self.sink, self._buffer)
+            written = posix.write(self.sink, self._buffer)
             self._buffer = self._buffer[written:]
             self._count(written)
         while self._pipe and self._pipe.held:
@@ -212,7 +211,7 @@ class Relay:
         """Relay between the client's descriptors to read and write, and a backend's; `to_client` goes first."""
         pair = Pair(self, client, backend, to_client)
         for descriptor in pair.descriptors():
-            os.set_blocking(descriptor, False)
+            posix.set_blocking(descriptor, False)
             _set_socket_options(descriptor)
             self._pairs[descriptor] = pair
             self._interest[descriptor] = 0
@@ -237,13 +236,13 @@ class Relay:
 
     def finish_writing(self, descriptor: int) -> None:
         """Tell the reader behind `descriptor` that nothing more comes."""
-        if _is_socket(descriptor):
+        if is_socket(descriptor):
             _shut_down_writing(descriptor)
             return
         self._wait_for(descriptor, 0)
-        null = os.open("/dev/null", os.O_RDWR)  # keeps the number from going to somebody else
-        os.dup2(null, descriptor)
-        os.close(null)
+        null = posix.open("/dev/null", posix.O_RDWR)  # keeps the number from going to somebody else
+        posix.dup2(null, descriptor)
+        posix.close(null)
 
     def _turn(self) -> None:
         events = self._epoll.poll(TICK if self._spare_pipes or self._lingering else None)
@@ -299,13 +298,9 @@ class Relay:
             self._spare_pipes.pop().close()
 
 
-def _is_socket(descriptor: int) -> bool:
-    return stat.S_ISSOCK(os.fstat(descriptor).st_mode)
-
-
 def _set_socket_options(descriptor: int) -> None:
     """Notice a peer that has vanished, and send small replies at once."""
-    if not _is_socket(descriptor):
+    if not is_socket(descriptor):
         return
     end = socket.socket(fileno=descriptor)
     try:

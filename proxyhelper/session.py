@@ -6,16 +6,19 @@ Greet first, import later: up to the greeting only what it needs is imported, ev
 import sys
 import time
 
-from . import __version__, activation, ends, log, settings
-from .dialogue.events import Abuse, Insecure, Login
+from . import activation, log, settings
+from .dialogue.greetings import greeting
 from .failures import BackendRefused, Failure, Temporary
+from .interpreter import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from . import ends
     from .accounts.account import Account
     from .backend import Backend
+    from .dialogue.events import Login
     from .dialogue.imap import Server as ImapServer
     from .dialogue.pop3 import Server as Pop3Server
     from .routing import Route
@@ -60,6 +63,8 @@ def main(protocol: str, arguments: "list[str]") -> int:
 
 def _explain(protocol: str, option: str) -> int:
     if option == "--version":
+        from . import __version__
+
         print(f"proxyhelper-{protocol} {__version__}")
         return 0
     usage = USAGE.format(protocol=protocol, upper=protocol.upper())
@@ -76,6 +81,43 @@ def _where(error: BaseException) -> str:
     return type(error).__name__ + place
 
 
+def _serve(protocol: str, command: "list[str]", environment: "dict[str, str]", journal: "log.Log") -> None:
+    connection = activation.inspect(environment)
+    journal.of(connection)
+    try:
+        configured = settings.load(protocol, environment, connection.local.port)
+        if configured.tls:
+            journal.ident += "-ssl"
+        posix.write(1, greeting(protocol, configured.offered, configured.login_allowed))
+        Session(connection, configured, journal).run(command, environment)
+    except BrokenPipeError:
+        journal.event("INFO", "DISCONNECTED")
+    except Temporary as error:
+        journal.event("ERR", "CONFIGURATION", detail=str(error))
+        _give_up(protocol)
+    except Exception:
+        _give_up(protocol)
+        raise
+
+
+def _give_up(protocol: str) -> None:
+    from .ends import client_end
+
+    _bid_farewell(client_end(), _server_class(protocol).FAREWELLS["unavailable"])
+
+
+def _bid_farewell(end: "ends.End", words: bytes) -> None:
+    """Say `words` as the last thing, if the client will hear them."""
+    from .ends import Closed, TimedOut
+
+    deadline = time.monotonic() + FAREWELL_SECONDS
+    try:
+        end.send(words, deadline)
+    except (Closed, TimedOut):
+        return
+    end.finish(deadline)
+
+
 def _server_class(protocol: str) -> "type[Server]":
     if protocol == "imap":
         from .dialogue.imap import Server as ImapServer
@@ -86,69 +128,37 @@ def _server_class(protocol: str) -> "type[Server]":
     return Pop3Server
 
 
-def _serve(protocol: str, command: "list[str]", environment: "dict[str, str]", journal: "log.Log") -> None:
-    connection = activation.inspect(environment)
-    journal.of(connection)
-    end = ends.client_end()
-    server_class = _server_class(protocol)
-    try:
-        configured = settings.load(protocol, environment, connection.local.port)
-        if configured.tls:
-            journal.ident += "-ssl"
-        secure = configured.tls or not configured.tls_required
-        Session(end, connection, server_class(configured.offered, secure), configured, journal).run(
-            command, environment
-        )
-    except Temporary as error:
-        journal.event("ERR", "CONFIGURATION", detail=str(error))
-        _bid_farewell(end, server_class.FAREWELLS["unavailable"])
-    except Exception:
-        _bid_farewell(end, server_class.FAREWELLS["unavailable"])
-        raise
-
-
-def _bid_farewell(end: "ends.SocketEnd | ends.PipeEnd", words: bytes) -> None:
-    deadline = time.monotonic() + FAREWELL_SECONDS
-    try:
-        end.send(words, deadline)
-    except (ends.Closed, ends.TimedOut):
-        return
-    end.finish(deadline)
-
-
 class Session:
-    """One connection: `end` is the client, `server` our side of the dialogue with it."""
+    """One connection behind its greeting: `end` is the client, `server` our side of the dialogue with it."""
 
-    def __init__(
-        self,
-        end: "ends.SocketEnd | ends.PipeEnd",
-        connection: activation.Connection,
-        server: "Server",
-        configured: settings.Settings,
-        journal: log.Log,
-    ) -> None:
-        self.end = end
+    def __init__(self, connection: activation.Connection, configured: settings.Settings, journal: log.Log) -> None:
+        from .ends import client_end
+
+        self.end = client_end()
         self.connection = connection
-        self.server = server
         self.settings = configured
+        self.server = _server_class(configured.protocol)(configured.offered, configured.login_allowed)
         self.log = journal
 
     def run(self, command: "list[str]", environment: "dict[str, str]") -> None:
         """Until the client is handed over, or goes. `command` is the local server's."""
+        from .ends import Closed, TimedOut
+
+        self.log.event("DEBUG", "Connection")
         deadline = time.monotonic() + LOGIN_SECONDS
         try:
-            self.end.send(self.server.greeting(), deadline)
-            self.log.event("DEBUG", "Connection")
             while (login := self._next_login(deadline)) and not self._hand_over(login, command, environment):
                 pass
-        except ends.TimedOut:
+        except TimedOut:
             self.log.event("INFO", "TIMEOUT")
             _bid_farewell(self.end, self.server.FAREWELLS["timeout"])
-        except ends.Closed:
+        except Closed:
             self.log.event("INFO", "DISCONNECTED")
 
     def _next_login(self, deadline: float) -> "Login | None":
         """The next complete login, or None where the client leaves or is sent away. Raises TimedOut, Closed."""
+        from .dialogue.events import Abuse, Insecure, Login
+
         while data := self.end.peek(deadline):
             taken, reply, event = self.server.feed(data)
             self.end.consume(taken)
@@ -165,9 +175,10 @@ class Session:
             elif event:
                 self.log.event("INFO", "LOGOUT")
                 return None
-        raise ends.Closed
+        self.log.event("INFO", "DISCONNECTED")
+        return None
 
-    def _hand_over(self, login: Login, command: "list[str]", environment: "dict[str, str]") -> bool:
+    def _hand_over(self, login: "Login", command: "list[str]", environment: "dict[str, str]") -> bool:
         """Find the account's server and leave the client to it; False where that failed and the dialogue goes on."""
         started = time.monotonic()
         try:
@@ -184,7 +195,7 @@ class Session:
         self.end.send(reply, time.monotonic() + FAREWELL_SECONDS)
         return False
 
-    def _find_server(self, login: Login, command: "list[str]", environment: "dict[str, str]") -> None:
+    def _find_server(self, login: "Login", command: "list[str]", environment: "dict[str, str]") -> None:
         from . import routing
         from .login import find_account
 
@@ -208,7 +219,7 @@ class Session:
             self.log.login("ERR", "LOGIN DEFERRED", account.address, str(error))
             _bid_farewell(self.end, self.server.refused("temporary") + self.server.FAREWELLS["unavailable"])
 
-    def _proxy(self, login: Login, account: "Account", route: "Route") -> None:
+    def _proxy(self, login: "Login", account: "Account", route: "Route") -> None:
         from .login import reach_backend
         from .relay import Relay
 

@@ -4,9 +4,8 @@ Precedence: environment, then file, then default. `imapd-ssl` is read before `im
 so that the main file overrides; then `authdaemonrc`. All hold shell assignments: quotes and $NAME, nothing else.
 """
 
-import os
-
 from .failures import Temporary
+from .interpreter import posix
 from .text import decode
 
 TYPE_CHECKING = False
@@ -27,7 +26,7 @@ class Settings:
     exported          every assignment of the protocol's own files, for the local server's environment
     offered           IMAP: capabilities as configured; POP3: SASL mechanisms as configured
     tls               the client's side of the connection is encrypted already
-    tls_required      no login without TLS
+    login_allowed     TLS is there, or not required
     proxy             accounts with a mailhost elsewhere are proxied
     hostname          PROXY_HOSTNAME, or ""
     foreign           tell the client the backend's capabilities (IMAP_PROXY_FOREIGN)
@@ -46,8 +45,8 @@ class Settings:
 
     __slots__ = (
         "default_domain", "default_options", "directory", "domain_separators", "exported", "fail_delay", "foreign",
-        "hostname", "maildir", "offered", "protocol", "proxy", "proxy_port", "proxy_user", "served_port", "service",
-        "timeout", "tls", "tls_required", "umask",
+        "hostname", "login_allowed", "maildir", "offered", "protocol", "proxy", "proxy_port", "proxy_user",
+        "served_port", "service", "timeout", "tls", "umask",
     )  # fmt: skip
 
     def __init__(
@@ -58,7 +57,7 @@ class Settings:
         self.directory = directory
         self.exported = exported
         self.tls = values.environment_flag(f"{upper}_TLS")
-        self.tls_required = values.flag(f"{upper}_TLS_REQUIRED")
+        self.login_allowed = self.tls or not values.flag(f"{upper}_TLS_REQUIRED")
         self.offered = _capabilities(values, self.tls) if protocol == "imap" else _mechanisms(values, self.tls)
         self.proxy = values.flag(f"{upper}_PROXY")
         self.hostname = values.text("PROXY_HOSTNAME")
@@ -168,17 +167,17 @@ def read_assignments(path: str, values: "dict[str, str]", environment: "Mapping[
 
 def _read(path: str) -> str:
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
     except FileNotFoundError:
         return ""
     except OSError as error:
         raise Temporary(f"cannot read {path}: {error.strerror}") from None
     try:
-        data = os.read(descriptor, MAX_FILE)
+        data = posix.read(descriptor, MAX_FILE)
     except OSError as error:
         raise Temporary(f"cannot read {path}: {error.strerror}") from None
     finally:
-        os.close(descriptor)
+        posix.close(descriptor)
     if len(data) == MAX_FILE or b"\0" in data:
         raise Temporary(f"{path} is no configuration file: over {MAX_FILE} bytes, or with NUL bytes in it")
     return decode(data)

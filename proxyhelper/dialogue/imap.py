@@ -1,7 +1,8 @@
 """IMAP before login, the server's half (RFC 9051, RFC 3501; SASL-IR: RFC 4959; ID: RFC 2971)."""
 
-from . import sasl, server
+from . import server
 from .events import Logout
+from .greetings import capability
 from .lines import DIGITS, CommandBuffer
 from .server import BadCommand
 
@@ -10,7 +11,6 @@ if TYPE_CHECKING:
     from .server import Step
 
 MAX_ID_FIELDS = 30  # RFC 2971 section 3.3
-OWN_WORDS = ("SASL-IR", "ID", "STARTTLS", "LOGINDISABLED")
 
 ATOM = bytes(set(range(0x21, 0x7F)) - set(b'(){%*"\\]'))
 ASTRING = ATOM + b"]"
@@ -40,10 +40,7 @@ class Server(server.Server):
     def __init__(self, offered: "list[str]", secure: bool) -> None:
         super().__init__(CommandBuffer(), secure)
         self.tag = b""
-        self._capability = _capability(offered, secure)
-
-    def greeting(self) -> bytes:
-        return b"* OK [CAPABILITY " + self._capability + b"] IMAP server ready.\r\n"
+        self._capability = capability(offered, secure)
 
     def local_environment(self) -> "dict[str, str]":
         """What a local server is told of this dialogue; it writes the reply to the login itself."""
@@ -96,17 +93,6 @@ class Server(server.Server):
         b"LOGIN": _login_command,
         b"AUTHENTICATE": _authenticate_command,
     }
-
-
-def _capability(offered: "list[str]", secure: bool) -> bytes:
-    """The configured capabilities, which speak for the time after login too, and those of this dialogue."""
-    listed = [word for word in offered if not _is_own(word.upper())]
-    own = ["SASL-IR", "ID", *(f"AUTH={name}" for name in sasl.MECHANISMS)] if secure else ["ID", "LOGINDISABLED"]
-    return " ".join(dict.fromkeys(listed + own)).encode("ascii", "replace")
-
-
-def _is_own(word: str) -> bool:
-    return word.startswith("AUTH=") or word in OWN_WORDS
 
 
 class Arguments:

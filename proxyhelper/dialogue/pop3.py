@@ -1,8 +1,9 @@
 """POP3 before login, the server's half (RFC 1939; CAPA: RFC 2449; AUTH: RFC 5034; response codes: RFC 2449, RFC 3206;
 UTF8 and LANG: RFC 6856)."""
 
-from . import sasl, server
+from . import server
 from .events import Logout
+from .greetings import MECHANISMS
 from .lines import LineBuffer
 from .server import BadCommand
 
@@ -41,15 +42,12 @@ class Server(server.Server):
         super().__init__(LineBuffer(), secure)
         self._user: bytes | None = None
 
-    def greeting(self) -> bytes:
-        return b"+OK POP3 server ready.\r\n"
-
     def local_environment(self) -> "dict[str, str]":
         """What a local server is told of this dialogue; it writes the reply to the login itself."""
         return {"PROTOCOL": "POP3", "UTF8": str(int(self.utf8))}
 
     def _capa(self, argument: bytes) -> "Step":
-        mechanisms = f"SASL {' '.join(sasl.MECHANISMS)}\r\n".encode() if self.secure else b""
+        mechanisms = f"SASL {' '.join(MECHANISMS)}\r\n".encode() if self.secure else b""
         return b"+OK Capability list follows.\r\n" + mechanisms + CAPABILITIES + b".\r\n", None
 
     def _user_command(self, argument: bytes) -> "Step":
@@ -66,7 +64,7 @@ class Server(server.Server):
 
     def _auth(self, argument: bytes) -> "Step":
         if not argument:
-            names = "".join(f"{name}\r\n" for name in sasl.MECHANISMS) if self.secure else ""
+            names = "".join(f"{name}\r\n" for name in MECHANISMS) if self.secure else ""
             return b"+OK Mechanisms follow.\r\n" + names.encode() + b".\r\n", None
         name, blank, initial = argument.partition(b" ")
         return self._authenticate(name, initial if blank else None)

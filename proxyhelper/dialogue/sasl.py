@@ -5,6 +5,7 @@ What cannot be a login becomes one without a name, which is a failed login like 
 """
 
 from .events import Login
+from .greetings import MECHANISMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,7 +46,13 @@ class LoginMechanism:
         return Login(self._user, response)
 
 
-MECHANISMS: "dict[str, type[Plain] | type[LoginMechanism]]" = {"PLAIN": Plain, "LOGIN": LoginMechanism}
+CLASSES: "dict[str, type[Plain] | type[LoginMechanism]]" = {"PLAIN": Plain, "LOGIN": LoginMechanism}
+
+
+def mechanism(name: bytes) -> "Mechanism | None":
+    """A new exchange of the mechanism `name`, or None where it is not offered."""
+    wanted = name.upper().decode("ascii", "replace")
+    return CLASSES[wanted]() if wanted in MECHANISMS else None
 
 
 def decode(line: bytes) -> bytes:

@@ -96,12 +96,12 @@ class Server:
         return (b"", Login(user, password)) if self.secure else (self.refused("insecure"), Insecure())
 
     def _authenticate(self, name: bytes, initial: "bytes | None") -> "Step":
-        mechanism = sasl.MECHANISMS.get(name.upper().decode("ascii", "replace"))
+        mechanism = sasl.mechanism(name)
         if mechanism is None:
             return self.refused("mechanism"), None
         if not self.secure:
             return self.refused("insecure"), Insecure()
-        self._mechanism = mechanism()
+        self._mechanism = mechanism
         return self._step(None if initial is None else _decode(b"" if initial == b"=" else initial))  # RFC 4959
 
     def _respond(self, line: bytes) -> "Step":

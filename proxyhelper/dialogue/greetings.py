@@ -1,0 +1,24 @@
+"""What is said first. It is all that a client waits for at the start, so it is apart from the rest of the dialogue."""
+
+MECHANISMS = ("PLAIN", "LOGIN")
+"""SASL mechanisms this program can do."""
+
+OWN_CAPABILITIES = ("SASL-IR", "ID", "STARTTLS", "LOGINDISABLED")
+
+
+def greeting(protocol: str, offered: "list[str]", secure: bool) -> bytes:
+    """The greeting of `protocol`; `offered` as in Settings, `secure`: a login is allowed on this connection."""
+    if protocol == "pop3":
+        return b"+OK POP3 server ready.\r\n"
+    return b"* OK [CAPABILITY " + capability(offered, secure) + b"] IMAP server ready.\r\n"
+
+
+def capability(offered: "list[str]", secure: bool) -> bytes:
+    """IMAP's: the configured ones, which speak for the time after login too, and those of this dialogue."""
+    listed = [word for word in offered if not _is_own(word.upper())]
+    own = ["SASL-IR", "ID", *(f"AUTH={name}" for name in MECHANISMS)] if secure else ["ID", "LOGINDISABLED"]
+    return " ".join(dict.fromkeys(listed + own)).encode("ascii", "replace")
+
+
+def _is_own(word: str) -> bool:
+    return word.startswith("AUTH=") or word in OWN_CAPABILITIES
