@@ -4,8 +4,6 @@ xinetd, inetd, systemd (`Accept=yes`) and couriertcpd leave a socket; couriertls
 socketpair or two pipes, and say in the environment who the client is.
 """
 
-import stat
-
 from .interpreter import posix, socket
 from .text import decode
 
@@ -16,6 +14,7 @@ if TYPE_CHECKING:
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 MAPPED = "::ffff:"
+S_IFMT, S_IFSOCK, S_IFCHR = 0o170000, 0o140000, 0o020000  # inode(7)
 
 
 class NotAConnection(Exception):
@@ -59,7 +58,7 @@ def environment() -> "dict[str, str]":
 
 
 def is_socket(descriptor: int) -> bool:
-    return stat.S_ISSOCK(posix.fstat(descriptor).st_mode)
+    return posix.fstat(descriptor).st_mode & S_IFMT == S_IFSOCK
 
 
 def same_file(one: int, other: int) -> bool:

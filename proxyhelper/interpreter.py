@@ -6,7 +6,6 @@ cost 1 to 25 ms and up to a megabyte, the private ones next to nothing. No other
 
 import _socket as socket
 import posix
-from _operator import _compare_digest as compare_digest
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -23,6 +22,13 @@ HASH_MODULES = {
     "sha512": ("_sha2", "_sha512", "hashlib"),
 }
 LIBCRYPT_NAMES = ("libcrypt.so.1", "libcrypt.so.2", None)  # None: the C library itself, as in musl
+
+
+def compare_digest(one: bytes, other: bytes) -> bool:
+    """Whether two secrets are equal, in a time that does not tell where they differ."""
+    from _operator import _compare_digest
+
+    return bool(_compare_digest(one, other))
 
 
 def digest(name: str, data: bytes) -> bytes:

@@ -6,9 +6,7 @@ fail2ban's `courier-auth` filter reads up to the first `ip=[…]`, so whatever e
 a client sent holds a comma, bracket, blank or control character.
 """
 
-import stat
-
-from .activation import same_file
+from .activation import S_IFCHR, S_IFMT, same_file
 from .interpreter import posix
 from .text import encode
 
@@ -45,7 +43,7 @@ def choose_sink(environment: "Mapping[str, str]") -> str:
     except OSError:
         _silence_stderr()
         return SYSLOG
-    if not stat.S_ISCHR(error.st_mode) and (same_file(2, 0) or same_file(2, 1)):
+    if error.st_mode & S_IFMT != S_IFCHR and (same_file(2, 0) or same_file(2, 1)):
         _silence_stderr()
         return SYSLOG
     if environment.get("JOURNAL_STREAM") == f"{error.st_dev}:{error.st_ino}":

@@ -193,8 +193,8 @@ class Pair:
                 interest |= select.EPOLLOUT
         return interest
 
-    def ended(self) -> bool:
-        return self.from_client.state is ENDED and self.to_client.state is ENDED
+    def states(self) -> "tuple[str, str]":
+        return self.from_client.state, self.to_client.state
 
 
 class Relay:
@@ -250,8 +250,10 @@ class Relay:
             self._drop_spare_pipes()
         for descriptor, event in events:
             if pair := self._pairs.get(descriptor):
+                before = pair.states()
                 self._move(pair, descriptor, event)
-                self._update(pair)
+                if pair.states() != before:
+                    self._update(pair)
         if self._lingering:
             self._end_overdue()
 
@@ -268,7 +270,7 @@ class Relay:
             self._wait_for(descriptor, pair.interest(descriptor))
         if pair.deadline is not None:
             self._lingering.add(pair)
-        if pair.ended():
+        if pair.states() == (ENDED, ENDED):
             self._lingering.discard(pair)
             for descriptor in pair.descriptors():
                 del self._pairs[descriptor], self._interest[descriptor]

@@ -3,12 +3,12 @@
 Greet first, import later: up to the greeting only what it needs is imported, everything else when its turn comes.
 """
 
+import gc
 import sys
 import time
 
 from . import activation, log, settings
 from .dialogue.greetings import greeting
-from .failures import BackendRefused, Failure, Temporary
 from .interpreter import posix
 
 TYPE_CHECKING = False
@@ -92,7 +92,7 @@ def _serve(protocol: str, command: "list[str]", environment: "dict[str, str]", j
         Session(connection, configured, journal).run(command, environment)
     except BrokenPipeError:
         journal.event("INFO", "DISCONNECTED")
-    except Temporary as error:
+    except settings.ConfigurationError as error:
         journal.event("ERR", "CONFIGURATION", detail=str(error))
         _give_up(protocol)
     except Exception:
@@ -180,6 +180,8 @@ class Session:
 
     def _hand_over(self, login: "Login", command: "list[str]", environment: "dict[str, str]") -> bool:
         """Find the account's server and leave the client to it; False where that failed and the dialogue goes on."""
+        from .failures import BackendRefused, Failure
+
         started = time.monotonic()
         try:
             self._find_server(login, command, environment)
@@ -226,6 +228,7 @@ class Session:
         started = time.monotonic()
         backend = self._as_proxy_user(lambda: reach_backend(route, account, login, self.settings, self.server.utf8))
         login.password = b""
+        gc.enable()
         self.log.login("INFO", "LOGIN", account.address, backend=backend.name)
         relay = Relay()
         pair = relay.add((0, 1), backend.socket.fileno(), self.server.answered(backend.reply))

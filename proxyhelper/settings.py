@@ -4,7 +4,6 @@ Precedence: environment, then file, then default. `imapd-ssl` is read before `im
 so that the main file overrides; then `authdaemonrc`. All hold shell assignments: quotes and $NAME, nothing else.
 """
 
-from .failures import Temporary
 from .interpreter import posix
 from .text import decode
 
@@ -15,7 +14,13 @@ if TYPE_CHECKING:
 DEFAULT_DIRECTORY = "/etc/courier"
 MAX_FILE = 1 << 20
 SHELL_SYNTAX = frozenset(";&|<>()`")
+PLAIN_UNTIL = frozenset(" \t'\"\\$#") | SHELL_SYNTAX
+PLAIN_IN_QUOTES_UNTIL = frozenset('"\\$`')
 MAIN_FILES = {"imap": ("imapd-ssl", "imapd"), "pop3": ("pop3d-ssl", "pop3d")}
+
+
+class ConfigurationError(Exception):
+    """A setting or file that cannot be used; the text names file, line and value."""
 
 
 class Settings:
@@ -79,7 +84,7 @@ class Settings:
 def load(protocol: str, environment: "Mapping[str, str]", served_port: str = "") -> Settings:
     """The settings of `protocol` on the port that the client connected to.
 
-    Raises Temporary, naming file, line and value, where one cannot be used."""
+    Raises ConfigurationError, naming file, line and value, where one cannot be used."""
     directory = environment.get("PROXYHELPER_CONFDIR") or DEFAULT_DIRECTORY
     exported: dict[str, str] = {}
     for name in MAIN_FILES[protocol]:
@@ -116,7 +121,7 @@ class Values:
         except ValueError:
             number = low - 1
         if not low <= number <= high:
-            raise Temporary(
+            raise ConfigurationError(
                 f"setting {name}={value!r} must be a number from {low:o} to {high:o} (octal)"
                 if base == 8
                 else f"setting {name}={value!r} must be a number from {low} to {high}"
@@ -151,18 +156,19 @@ def _mechanisms(values: Values, tls: bool) -> "list[str]":
 
 
 def read_assignments(path: str, values: "dict[str, str]", environment: "Mapping[str, str]") -> None:
-    """Add the assignments of the file at `path`, where it exists, to `values`. Raises Temporary."""
+    """Add the assignments of the file at `path`, where it exists, to `values`. Raises ConfigurationError."""
     for number, line in enumerate(_read(path).split("\n"), 1):
-        line = line.strip()
         if not line or line[0] == "#":
             continue
-        name, equals, value = line.partition("=")
+        name, equals, value = line.strip().partition("=")
+        if not name or name[0] == "#":
+            continue
         try:
             if not (equals and name.isidentifier() and name.isascii()):
                 raise ValueError("not a NAME=value assignment")
             values[name] = _expand(value, values, environment)
         except ValueError as error:
-            raise Temporary(f"{path} line {number}: {error}") from None
+            raise ConfigurationError(f"{path} line {number}: {error}") from None
 
 
 def _read(path: str) -> str:
@@ -171,22 +177,24 @@ def _read(path: str) -> str:
     except FileNotFoundError:
         return ""
     except OSError as error:
-        raise Temporary(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     try:
         data = posix.read(descriptor, MAX_FILE)
     except OSError as error:
-        raise Temporary(f"cannot read {path}: {error.strerror}") from None
+        raise ConfigurationError(f"cannot read {path}: {error.strerror}") from None
     finally:
         posix.close(descriptor)
     if len(data) == MAX_FILE or b"\0" in data:
-        raise Temporary(f"{path} is no configuration file: over {MAX_FILE} bytes, or with NUL bytes in it")
+        raise ConfigurationError(f"{path} is no configuration file: over {MAX_FILE} bytes, or with NUL bytes in it")
     return decode(data)
 
 
 def _expand(text: str, values: "Mapping[str, str]", environment: "Mapping[str, str]") -> str:
     """The value of one shell word: quotes removed, $NAME replaced by earlier values. Raises ValueError."""
-    if text.isalnum():
+    if PLAIN_UNTIL.isdisjoint(text):
         return text
+    if text[0] == text[-1] == '"' and len(text) > 1 and PLAIN_IN_QUOTES_UNTIL.isdisjoint(text[1:-1]):
+        return text[1:-1]
     word = ""
     quote = ""
     at = 0
