@@ -5,7 +5,6 @@ socketpair or two pipes, and say in the environment who the client is.
 """
 
 from .interpreter import posix, socket
-from .text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -45,16 +44,6 @@ class Connection:
     def __init__(self, peer: Address, local: Address) -> None:
         self.peer = peer
         self.local = local
-
-
-def environment() -> "dict[str, str]":
-    """The environment as the activator gave it: Python changes LC_CTYPE in its own (PEP 538)."""
-    try:
-        with open("/proc/self/environ", "rb", buffering=0) as file:
-            pairs = [entry.partition(b"=") for entry in file.readall().split(b"\0") if entry]
-    except OSError:
-        return {decode(name): decode(value) for name, value in posix.environ.items()}
-    return {decode(name): decode(value) for name, _, value in pairs}
 
 
 def is_socket(descriptor: int) -> bool:

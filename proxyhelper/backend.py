@@ -32,6 +32,10 @@ ANOTHER_ADDRESS_MAY_HELP = (b"[UNAVAILABLE]", b"[SYS/TEMP]")
 CHUNK = 65536
 
 
+class Lost(Temporary):
+    """No connection, or no longer; the text names the address. Another address may do better."""
+
+
 class Backend:
     """A connection on which the user is logged in, and the reply that belongs to the client."""
 
@@ -75,7 +79,7 @@ def log_in(target: Target, new_client: "Callable[[], Client]", password: bytes) 
             if not _may_help(refusal.reply.verdict):
                 raise
             failures.append(refusal)
-        except Temporary as failure:
+        except Lost as failure:
             failures.append(failure)
     raise _summary(target, failures)
 
@@ -106,33 +110,38 @@ def _resolve(target: Target) -> "list[Place]":
 
 
 def _log_in_at(place: "Place", target: Target, client: "Client", password: bytes, deadline: float) -> Backend:
-    connected = _connect(place, target, deadline)
+    family, address = place
+    connected = socket.socket(family, socket.SOCK_STREAM)
     try:
-        reply = _converse(connected, client, password, deadline)
-    except BaseException:
+        _connect(connected, address, deadline)
+        _guard_against_loop(connected, target)
+        reply = _converse(connected, client, deadline)
+        if not reply.accepted:
+            raise BackendRefused(f"backend {target} refused: {_quote(reply.verdict, password)}", reply)
+    except BackendFault as fault:
+        connected.close()
+        said = f": {_quote(fault.said, password)}" if fault.said else ""
+        raise _failure(f"{address[0]}: {fault}{said}", target, lost=fault.goodbye) from None
+    except OSError as error:
+        connected.close()
+        lost = client.state == "greeting" or not isinstance(error, TimeoutError)
+        raise _failure(f"{address[0]}: no {client.state}: {_words(error)}", target, lost) from None
+    except Failure:
         connected.close()
         raise
-    if reply.accepted:
-        return Backend(str(target), connected, reply)
-    connected.close()
-    raise BackendRefused(f"backend {target} refused: {_quote(reply.verdict, password)}", reply)
+    return Backend(str(target), connected, reply)
 
 
-def _connect(place: "Place", target: Target, deadline: float) -> socket.socket:
-    family, where = place
-    connecting = socket.socket(family, socket.SOCK_STREAM)
+def _failure(what: str, target: Target, lost: bool) -> Temporary:
+    return Lost(what) if lost else Temporary(f"backend {target}: {what}")
+
+
+def _connect(connecting: socket.socket, address: "Any", deadline: float) -> None:
+    connecting.settimeout(_remaining(deadline))
     try:
-        connecting.settimeout(_remaining(deadline))
-        connecting.connect(where)
-        connecting.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        _guard_against_loop(connecting, target)
+        connecting.connect(address)
     except OSError as error:
-        connecting.close()
-        raise Temporary(f"{where[0]}: {_words(error)}") from None
-    except Loop:
-        connecting.close()
-        raise
-    return connecting
+        raise Lost(f"{address[0]}: {_words(error)}") from None
 
 
 def _guard_against_loop(connected: socket.socket, target: Target) -> None:
@@ -144,22 +153,16 @@ def _guard_against_loop(connected: socket.socket, target: Target) -> None:
         )
 
 
-def _converse(connected: socket.socket, client: "Client", password: bytes, deadline: float) -> Reply:
-    where = connected.getpeername()[0]
+def _converse(connected: socket.socket, client: "Client", deadline: float) -> Reply:
+    """Speak `client` until the backend has decided. Raises BackendFault, OSError."""
     while client.reply is None:
         state = client.state
-        try:
-            connected.settimeout(_remaining(deadline))
-            data = connected.recv(CHUNK)
-            if not data:
-                raise Temporary(f"{where}: closed the connection in place of a {state}")
-            if to_send := client.feed(data):
-                connected.sendall(to_send)
-        except OSError as error:
-            raise Temporary(f"{where}: no {state}: {_words(error)}") from None
-        except BackendFault as fault:
-            said = f": {_quote(fault.said, password)}" if fault.said else ""
-            raise Temporary(f"{where}: {fault}{said}") from None
+        connected.settimeout(_remaining(deadline))
+        data = connected.recv(CHUNK)
+        if not data:
+            raise BackendFault(f"closed the connection in place of a {state}", goodbye=True)
+        if to_send := client.feed(data):
+            connected.sendall(to_send)
         if client.state != state:
             deadline = time.monotonic() + REPLY_SECONDS
     return client.reply
@@ -174,7 +177,10 @@ def _quote(said: bytes, password: bytes) -> str:
 
 
 def _remaining(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimeoutError
+    return seconds
 
 
 def _words(error: BaseException) -> str:

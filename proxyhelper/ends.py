@@ -35,7 +35,7 @@ class SocketEnd:
     """One socket on fd 0 and 1."""
 
     def __init__(self) -> None:
-        self._socket = socket.socket(fileno=0)
+        self._socket = socket.socket(fileno=posix.dup(0))  # a copy: fd 0 itself outlives this object
 
     def peek(self, deadline: float) -> bytes:
         """The bytes at hand, b"" behind the last. Raises TimedOut, Closed."""
@@ -116,4 +116,8 @@ def _wait(descriptor: int, event: int, deadline: float) -> None:
 
 
 def _remaining(deadline: float) -> float:
-    return max(deadline - time.monotonic(), 0.001)
+    """Seconds left. Raises TimedOut: a client that never pauses must not put the end off."""
+    seconds = deadline - time.monotonic()
+    if seconds <= 0:
+        raise TimedOut
+    return seconds

@@ -9,9 +9,9 @@ import posix
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    import _socket as socket
     import signal
-else:
-    import _signal as signal
+    from types import ModuleType
 
 __all__ = ["compare_digest", "crypt", "digest", "posix", "signal", "socket"]
 
@@ -22,6 +22,13 @@ HASH_MODULES = {
     "sha512": ("_sha2", "_sha512", "hashlib"),
 }
 LIBCRYPT_NAMES = ("libcrypt.so.1", "libcrypt.so.2", None)  # None: the C library itself, as in musl
+
+
+def __getattr__(name: str) -> "ModuleType":
+    """The modules `socket` and `signal`, imported when they are first asked for."""
+    if name not in ("signal", "socket"):
+        raise AttributeError(name)
+    return __import__(f"_{name}")
 
 
 def compare_digest(one: bytes, other: bytes) -> bool:

@@ -13,6 +13,8 @@ from .text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from typing import NoReturn
+
     from .accounts.account import Account
     from .activation import Connection
     from .log import Log
@@ -31,7 +33,7 @@ class ExecFailed(Exception):
 
 def run(
     command: "list[str]", account: "Account", environment: "dict[str, str]", settings: "Settings", log: "Log"
-) -> None:
+) -> "NoReturn":
     """Become the account's user and exec `command` with its mailbox.
 
     Raises Disabled or Temporary while this process is as it was, ExecFailed later; never returns.
@@ -153,14 +155,17 @@ def _log_through_pipe(ident: str) -> None:
     if logger is None:
         return
     reading, writing = posix.pipe()
-    if posix.fork() == 0:
+    child = posix.fork()
+    if child == 0:
         _become_logger([word.format(ident=ident) for word in logger], reading)
+    posix.waitpid(child, 0)
     posix.dup2(writing, 2)
     posix.close(reading)
     posix.close(writing)
 
 
 def _become_logger(command: "list[str]", reading: int) -> None:
+    """Run the logger as nobody's child: a local server does not expect one."""
     try:
         if posix.fork() != 0:
             posix._exit(0)

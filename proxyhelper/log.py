@@ -61,9 +61,9 @@ def _silence_stderr() -> None:
 class Log:
     """The log of one connection. `ident` is the syslog ident fail2ban knows: imapd, pop3d, imapd-ssl, pop3d-ssl."""
 
-    def __init__(self, sink: str, ident: str, protocol: str) -> None:
+    def __init__(self, sink: str, protocol: str, tls: bool) -> None:
         self.sink = sink
-        self.ident = ident
+        self.ident = f"{protocol}d-ssl" if tls else f"{protocol}d"
         self.protocol = protocol.upper()
         self.address = ""
 

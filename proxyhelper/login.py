@@ -15,11 +15,12 @@ if TYPE_CHECKING:
 CONTROL_BYTES = bytes([*range(0x20), 0x7F])
 
 
-def find_account(login: "Login", settings: "Settings") -> "Account":
-    """The account that may log in. Raises a Failure."""
+def find_account(login: "Login", settings: "Settings", served_port: str) -> "Account":
+    """The account that may log in on the port that is served ("" where that is not known). Raises a Failure."""
     if not could_be(encode(login.user)) or not could_be(login.password):
         raise WrongCredentials("not a name or password at all")
-    account = accounts.authenticate(settings, with_domain(login.user, settings), login.password)
+    service = settings.services.get(served_port) or settings.protocol
+    account = accounts.authenticate(settings, service, with_domain(login.user, settings), login.password)
     check_options(account, settings)
     return account
 
@@ -47,15 +48,13 @@ def check_options(account: "Account", settings: "Settings") -> None:
 
 
 def reach_backend(
-    route: "routing.Route", account: "Account", login: "Login", settings: "Settings", utf8: bool
+    route: "routing.Route", account: "Account", login: "Login", settings: "Settings", served_port: str, utf8: bool
 ) -> "Backend":
     """Log in to the backend of `route` as the account. Raises a Failure."""
     from . import backend
 
     user = _line_value(account.address)
-    target = backend.Target(
-        route.host, route.port, settings.timeout, settings.served_port, _names_of_this_host(settings)
-    )
+    target = backend.Target(route.host, route.port, settings.timeout, served_port, _names_of_this_host(settings))
 
     def new_client() -> "Client":
         if settings.protocol == "imap":

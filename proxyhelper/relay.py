@@ -88,20 +88,9 @@ class Flow:
 
     def move(self) -> None:
         """Move what can be moved now."""
-        size = FULL_READ
-        for _ in range(ROUNDS):
-            try:
-                self._deliver()
-            except BlockingIOError:
-                self.state = WRITING
-                return
-            except OSError:  # the sink takes no more, ever
-                self.end()
-                return
-            self.state = READING
-            size = self._read_on() if size >= FULL_READ else 0
-            if not size:
-                return
+        rounds = ROUNDS
+        while self._delivered() and rounds and self._read_on():
+            rounds -= 1
 
     def end(self) -> None:
         """Forget what is under way, and tell the sink that this was all."""
@@ -113,19 +102,32 @@ class Flow:
         self._relay.finish_writing(self.sink)
         self.pair.linger()
 
-    def _read_on(self) -> int:
-        """Read; how many bytes are there to deliver now."""
+    def _delivered(self) -> bool:
+        """Deliver what was read; whether the sink has taken it all."""
+        try:
+            self._deliver()
+        except BlockingIOError:
+            self.state = WRITING
+            return False
+        except OSError:  # the sink takes no more, ever
+            self.end()
+            return False
+        self.state = READING
+        return True
+
+    def _read_on(self) -> bool:
+        """Read; whether there is something to deliver now."""
         try:
             size = self._splice_in() if self._splices else self._read()
         except BlockingIOError:
-            return 0
+            return False
         except OSError:  # reset, or no sign of life for long: it says no more, and will not hear more
             for flow in self.pair.flows():
                 flow.end()
-            return 0
+            return False
         if not size:
             self.end()
-        return size
+        return size > 0
 
     def _read(self) -> int:
         self._buffer = posix.read(self.source, FULL_READ)

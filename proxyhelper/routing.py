@@ -25,8 +25,8 @@ class Route:
 NO_MAILHOST = Route("the account has no mailhost")
 
 
-def decide(account: "Account", settings: "Settings") -> Route:
-    """The route of `account`. Raises Temporary for a mailhost that cannot be one."""
+def decide(account: "Account", settings: "Settings", served_port: str) -> Route:
+    """The route of `account` on the port that is served. Raises Temporary for a mailhost that cannot be one."""
     if not settings.proxy:
         return Route(f"{settings.protocol.upper()}_PROXY is off")
     mailhost = account.options.get("mailhost", "").strip()
@@ -34,7 +34,7 @@ def decide(account: "Account", settings: "Settings") -> Route:
         return NO_MAILHOST
     host, own_port = parse_mailhost(mailhost)
     port = settings.proxy_port or service_port(settings.protocol)
-    if own_port is None or str(own_port) in (str(port), settings.served_port):
+    if own_port is None or str(own_port) in (str(port), served_port):
         for name, source in names_of_this_host(settings):
             if same_host(host, name):
                 return Route(f"mailhost {host} is this host ({source})")

@@ -1,27 +1,26 @@
-"""The story of one connection on fd 0 and 1: greeting, dialogue, login, and the hand-over to a backend or local server.
-
-Greet first, import later: up to the greeting only what it needs is imported, everything else when its turn comes.
-"""
+"""The story of one connection on fd 0 and 1 behind its greeting: dialogue, login, and the hand-over to a backend or
+local server. What a step needs is imported when its turn comes."""
 
 import gc
-import sys
 import time
 
-from . import activation, log, settings
-from .dialogue.greetings import greeting
-from .interpreter import posix
+from . import activation, log
+from .ends import Closed, TimedOut, client_end
+from .interpreter import signal
+from .settings import ConfigurationError
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from typing import NoReturn
 
-    from . import ends
     from .accounts.account import Account
     from .backend import Backend
     from .dialogue.events import Login
     from .dialogue.imap import Server as ImapServer
     from .dialogue.pop3 import Server as Pop3Server
+    from .ends import End
     from .routing import Route
+    from .settings import Settings
 
     Server = ImapServer | Pop3Server
 
@@ -29,47 +28,53 @@ LOGIN_SECONDS = 60.0
 """From the greeting to a complete login, as Courier gives."""
 FAREWELL_SECONDS = 5.0
 """For a last word to a client that may not read."""
+LISTENER_PAUSE = 1.0
+"""Seconds before an end for which xinetd's `wait = yes` would start us again at once."""
 DELAYED = ("credentials", "disabled", "insecure")
 """Kinds of failure told at a fixed time after the command, so that the time tells nothing of the account."""
 
-USAGE = """usage: proxyhelper-{protocol} [LOCAL-SERVER [ARGUMENT...]]
 
-Serves the one {upper} client connected to standard input and output, as started by xinetd, systemd (Accept=yes) or
-couriertcpd: reads its login, and hands it to the server that has the account's mailbox. LOCAL-SERVER is run for
-mailboxes on this host; its last ARGUMENT is the default maildir. Settings come from the environment and from the files
-of PROXYHELPER_CONFDIR (default /etc/courier).
-
-  --help      show this
-  --version   show the version
-"""
-
-
-def main(protocol: str, arguments: "list[str]") -> int:
-    """Serve the client on fd 0 and 1 in `protocol` ("imap", "pop3"). Returns the exit status."""
-    if arguments and arguments[0].startswith("-"):
-        return _explain(protocol, arguments[0])
-    environment = activation.environment()
-    journal = log.Log(log.choose_sink(environment), f"{protocol}d", protocol)
+def serve(settings: "Settings", command: "list[str]", environment: "dict[str, str]") -> int:
+    """Serve the client, who has been greeted; `command` and `environment` are the local server's. Returns the exit
+    status."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would end in a traceback
+    journal = log.Log(log.choose_sink(environment), settings.protocol, settings.tls)
     try:
-        _serve(protocol, arguments, environment, journal)
-    except activation.NotAConnection as error:
-        journal.event("CRIT", str(error))
-        return 64
+        connection = activation.inspect(environment)
+        journal.of(connection)
+        journal.event("DEBUG", "Connection")
+        handover = Session(connection, settings, journal, command, environment).run()
     except Exception as error:
-        journal.event("CRIT", "internal error", detail=_where(error))
-        return 70
+        return _fail(settings.protocol, journal, error)
+    if handover:
+        _relay(handover, journal)
     return 0
 
 
-def _explain(protocol: str, option: str) -> int:
-    if option == "--version":
-        from . import __version__
+def give_up(protocol: str, environment: "dict[str, str]", error: Exception) -> int:
+    """Deal with an error before the greeting. Returns the exit status."""
+    journal = log.Log(log.choose_sink(environment), protocol, tls=False)
+    try:
+        journal.of(activation.inspect(environment))
+    except activation.NotAConnection as reason:
+        error = reason
+    return _fail(protocol, journal, error)
 
-        print(f"proxyhelper-{protocol} {__version__}")
+
+def _fail(protocol: str, journal: log.Log, error: Exception) -> int:
+    if isinstance(error, activation.NotAConnection):
+        journal.event("CRIT", str(error))
+        time.sleep(LISTENER_PAUSE)
+        return 64
+    if isinstance(error, ConnectionError):
+        journal.event("INFO", "DISCONNECTED")
         return 0
-    usage = USAGE.format(protocol=protocol, upper=protocol.upper())
-    print(usage, end="", file=sys.stdout if option == "--help" else sys.stderr)
-    return 0 if option == "--help" else 64
+    if isinstance(error, ConfigurationError):
+        journal.event("ERR", "CONFIGURATION", detail=str(error))
+    else:
+        journal.event("CRIT", "internal error", detail=_where(error))
+    _bid_farewell(client_end(), _server_class(protocol).FAREWELLS["unavailable"])
+    return 70
 
 
 def _where(error: BaseException) -> str:
@@ -81,35 +86,8 @@ def _where(error: BaseException) -> str:
     return type(error).__name__ + place
 
 
-def _serve(protocol: str, command: "list[str]", environment: "dict[str, str]", journal: "log.Log") -> None:
-    connection = activation.inspect(environment)
-    journal.of(connection)
-    try:
-        configured = settings.load(protocol, environment, connection.local.port)
-        if configured.tls:
-            journal.ident += "-ssl"
-        posix.write(1, greeting(protocol, configured.offered, configured.login_allowed))
-        Session(connection, configured, journal).run(command, environment)
-    except BrokenPipeError:
-        journal.event("INFO", "DISCONNECTED")
-    except settings.ConfigurationError as error:
-        journal.event("ERR", "CONFIGURATION", detail=str(error))
-        _give_up(protocol)
-    except Exception:
-        _give_up(protocol)
-        raise
-
-
-def _give_up(protocol: str) -> None:
-    from .ends import client_end
-
-    _bid_farewell(client_end(), _server_class(protocol).FAREWELLS["unavailable"])
-
-
-def _bid_farewell(end: "ends.End", words: bytes) -> None:
+def _bid_farewell(end: "End", words: bytes) -> None:
     """Say `words` as the last thing, if the client will hear them."""
-    from .ends import Closed, TimedOut
-
     deadline = time.monotonic() + FAREWELL_SECONDS
     try:
         end.send(words, deadline)
@@ -128,32 +106,74 @@ def _server_class(protocol: str) -> "type[Server]":
     return Pop3Server
 
 
+class Handover:
+    """A client to be relayed: who it is, its backend, and what it is to be told first."""
+
+    __slots__ = ("backend", "to_client", "user")
+
+    def __init__(self, user: str, backend: "Backend", to_client: bytes) -> None:
+        self.user = user
+        self.backend = backend
+        self.to_client = to_client
+
+
+def _relay(handover: Handover, journal: log.Log) -> None:
+    """Until client and backend are done. Not a byte of our own is said from here on."""
+    from .relay import Relay
+
+    started = time.monotonic()
+    gc.enable()
+    backend = handover.backend
+    journal.login("INFO", "LOGIN", handover.user, backend=backend.name)
+    relay = Relay()
+    pair = relay.add((0, 1), backend.socket.fileno(), handover.to_client)
+    relay.run()
+    journal.login(
+        "INFO",
+        "LOGOUT",
+        handover.user,
+        backend=backend.name,
+        rcvd=pair.from_client.moved,
+        sent=pair.to_client.moved,
+        time=int(time.monotonic() - started),
+    )
+
+
 class Session:
-    """One connection behind its greeting: `end` is the client, `server` our side of the dialogue with it."""
+    """One connection behind its greeting: `end` is the client, `server` our side of the dialogue with it.
 
-    def __init__(self, connection: activation.Connection, configured: settings.Settings, journal: log.Log) -> None:
-        from .ends import client_end
+    `command` and `environment` are the local server's.
+    """
 
+    def __init__(
+        self,
+        connection: activation.Connection,
+        settings: "Settings",
+        journal: log.Log,
+        command: "list[str]",
+        environment: "dict[str, str]",
+    ) -> None:
         self.end = client_end()
         self.connection = connection
-        self.settings = configured
-        self.server = _server_class(configured.protocol)(configured.offered, configured.login_allowed)
+        self.settings = settings
+        self.server = _server_class(settings.protocol)(settings.offered, settings.login_allowed)
         self.log = journal
+        self.command = command
+        self.environment = environment
 
-    def run(self, command: "list[str]", environment: "dict[str, str]") -> None:
-        """Until the client is handed over, or goes. `command` is the local server's."""
-        from .ends import Closed, TimedOut
-
-        self.log.event("DEBUG", "Connection")
+    def run(self) -> "Handover | None":
+        """Until the client can be handed over; None where it is gone or sent away."""
         deadline = time.monotonic() + LOGIN_SECONDS
         try:
-            while (login := self._next_login(deadline)) and not self._hand_over(login, command, environment):
-                pass
+            while login := self._next_login(deadline):
+                if handover := self._log_in(login):
+                    return handover
         except TimedOut:
             self.log.event("INFO", "TIMEOUT")
             _bid_farewell(self.end, self.server.FAREWELLS["timeout"])
         except Closed:
             self.log.event("INFO", "DISCONNECTED")
+        return None
 
     def _next_login(self, deadline: float) -> "Login | None":
         """The next complete login, or None where the client leaves or is sent away. Raises TimedOut, Closed."""
@@ -178,14 +198,14 @@ class Session:
         self.log.event("INFO", "DISCONNECTED")
         return None
 
-    def _hand_over(self, login: "Login", command: "list[str]", environment: "dict[str, str]") -> bool:
-        """Find the account's server and leave the client to it; False where that failed and the dialogue goes on."""
+    def _log_in(self, login: "Login") -> "Handover | None":
+        """Find the account's server. None where that failed, and the client has been told; does not return where the
+        server is here."""
         from .failures import BackendRefused, Failure
 
         started = time.monotonic()
         try:
-            self._find_server(login, command, environment)
-            return True
+            return self._find_server(login)
         except Failure as failure:
             self.log.login(failure.level, failure.event, login.user, str(failure))
             if isinstance(failure, BackendRefused):
@@ -195,66 +215,48 @@ class Session:
             if failure.kind in DELAYED:
                 time.sleep(max(started + self.settings.fail_delay - time.monotonic(), 0))
         self.end.send(reply, time.monotonic() + FAREWELL_SECONDS)
-        return False
+        return None
 
-    def _find_server(self, login: "Login", command: "list[str]", environment: "dict[str, str]") -> None:
+    def _find_server(self, login: "Login") -> "Handover | None":
         from . import routing
         from .login import find_account
 
-        account = find_account(login, self.settings)
-        route = routing.decide(account, self.settings)
+        port = self.connection.local.port
+        account = find_account(login, self.settings, port)
+        route = routing.decide(account, self.settings, port)
         if route is routing.NO_MAILHOST:
             self.log.event("WARN", f"proxy enabled, but no proxy host defined for {log.escape(account.address)}")
         if route.host:
-            self._proxy(login, account, route)
-        else:
-            self._run_local_server(account, command, environment)
+            backend = self._reach_backend(login, account, route)
+            return Handover(account.address, backend, self.server.answered(backend.reply))
+        return self._run_local_server(account)
 
-    def _run_local_server(self, account: "Account", command: "list[str]", environment: "dict[str, str]") -> None:
+    def _run_local_server(self, account: "Account") -> "NoReturn":
         from . import local
 
         told = self.server.local_environment()
-        inherited = local.environment_for(account, told, self.connection, self.settings, environment)
+        environment = local.environment_for(account, told, self.connection, self.settings, self.environment)
         try:
-            local.run(command, account, inherited, self.settings, self.log)
+            local.run(self.command, account, environment, self.settings, self.log)
         except local.ExecFailed as error:
             self.log.login("ERR", "LOGIN DEFERRED", account.address, str(error))
-            _bid_farewell(self.end, self.server.refused("temporary") + self.server.FAREWELLS["unavailable"])
+            _bid_farewell(self.end, self.server.refused("temporary"))
+            raise Closed from None
 
-    def _proxy(self, login: "Login", account: "Account", route: "Route") -> None:
-        from .login import reach_backend
-        from .relay import Relay
-
-        started = time.monotonic()
-        backend = self._as_proxy_user(lambda: reach_backend(route, account, login, self.settings, self.server.utf8))
-        login.password = b""
-        gc.enable()
-        self.log.login("INFO", "LOGIN", account.address, backend=backend.name)
-        relay = Relay()
-        pair = relay.add((0, 1), backend.socket.fileno(), self.server.answered(backend.reply))
-        relay.run()
-        self.log.login(
-            "INFO",
-            "LOGOUT",
-            account.address,
-            backend=backend.name,
-            rcvd=pair.from_client.moved,
-            sent=pair.to_client.moved,
-            time=int(time.monotonic() - started),
-        )
-
-    def _as_proxy_user(self, reach: "Callable[[], Backend]") -> "Backend":
-        """Reach a backend as PROXY_USER, and stay PROXY_USER if that succeeds: nothing relays as root."""
+    def _reach_backend(self, login: "Login", account: "Account", route: "Route") -> "Backend":
+        """Reach the backend as PROXY_USER, and stay PROXY_USER if that succeeds: nothing relays as root."""
         from . import privileges
+        from .login import reach_backend
 
-        if not privileges.is_root():
-            return reach()
-        person = privileges.proxy_person(self.settings.proxy_user)
-        privileges.assume(person)
+        person = privileges.proxy_person(self.settings.proxy_user) if privileges.is_root() else None
+        if person:
+            privileges.assume(person)
         try:
-            backend = reach()
+            backend = reach_backend(route, account, login, self.settings, self.connection.local.port, self.server.utf8)
         except Exception:
-            privileges.resume_root()
+            if person:
+                privileges.resume_root()
             raise
-        privileges.settle(person)
+        if person:
+            privileges.settle(person)
         return backend

@@ -39,8 +39,7 @@ class Settings:
     proxy_user        user to relay as, or None: Courier's or nobody
     timeout           seconds to reach a backend and read its greeting
     fail_delay        seconds from a complete command to the reply that its credentials are wrong
-    service           account service name ("imap", "pop3", or AUTHSERVICE<port>)
-    served_port       port the client connected to, or "" where that is not known
+    services          account service names by the port that the client connected to (AUTHSERVICE<port>)
     default_domain    DEFDOMAIN
     domain_separators DOMAINSEP
     default_options   DEFAULTOPTIONS
@@ -51,12 +50,10 @@ class Settings:
     __slots__ = (
         "default_domain", "default_options", "directory", "domain_separators", "exported", "fail_delay", "foreign",
         "hostname", "login_allowed", "maildir", "offered", "protocol", "proxy", "proxy_port", "proxy_user",
-        "served_port", "service", "timeout", "tls", "umask",
+        "services", "timeout", "tls", "umask",
     )  # fmt: skip
 
-    def __init__(
-        self, protocol: str, served_port: str, directory: str, exported: "dict[str, str]", values: "Values"
-    ) -> None:
+    def __init__(self, protocol: str, directory: str, exported: "dict[str, str]", values: "Values") -> None:
         upper = protocol.upper()
         self.protocol = protocol
         self.directory = directory
@@ -72,8 +69,7 @@ class Settings:
         self.timeout = values.number("PROXY_TIMEOUT", None, 1, 600) or 10
         delay = values.number("LOGIN_FAIL_DELAY", None, 0, 60)
         self.fail_delay = 5 if delay is None else delay
-        self.served_port = served_port
-        self.service = values.text(f"AUTHSERVICE{served_port}") or protocol
+        self.services = values.starting_with("AUTHSERVICE")
         self.default_domain = values.text("DEFDOMAIN")
         self.domain_separators = values.text("DOMAINSEP")
         self.default_options = values.text("DEFAULTOPTIONS")
@@ -81,17 +77,25 @@ class Settings:
         self.umask = values.number("IMAP_UMASK", None, 0, 0o777, base=8) if protocol == "imap" else None
 
 
-def load(protocol: str, environment: "Mapping[str, str]", served_port: str = "") -> Settings:
-    """The settings of `protocol` on the port that the client connected to.
+def environment() -> "dict[str, str]":
+    """The environment as the activator gave it: Python changes LC_CTYPE in its own (PEP 538)."""
+    try:
+        with open("/proc/self/environ", "rb", buffering=0) as file:
+            pairs = [entry.partition(b"=") for entry in file.readall().split(b"\0") if entry]
+    except OSError:
+        return {decode(name): decode(value) for name, value in posix.environ.items()}
+    return {decode(name): decode(value) for name, _, value in pairs}
 
-    Raises ConfigurationError, naming file, line and value, where one cannot be used."""
+
+def load(protocol: str, environment: "Mapping[str, str]") -> Settings:
+    """The settings of `protocol`. Raises ConfigurationError, naming file, line and value, where one cannot be used."""
     directory = environment.get("PROXYHELPER_CONFDIR") or DEFAULT_DIRECTORY
     exported: dict[str, str] = {}
     for name in MAIN_FILES[protocol]:
         read_assignments(f"{directory}/{name}", exported, environment)
     common: dict[str, str] = {}
     read_assignments(f"{directory}/authdaemonrc", common, environment)
-    return Settings(protocol, served_port, directory, exported, Values(environment, {**common, **exported}))
+    return Settings(protocol, directory, exported, Values(environment, {**common, **exported}))
 
 
 class Values:
@@ -104,6 +108,11 @@ class Values:
     def text(self, name: str) -> str:
         value = self._environment.get(name)
         return self._files.get(name, "") if value is None else value
+
+    def starting_with(self, prefix: str) -> "dict[str, str]":
+        """Values by what follows `prefix` in their names."""
+        every = {**self._files, **self._environment}
+        return {name[len(prefix) :]: value for name, value in every.items() if name.startswith(prefix)}
 
     def flag(self, name: str) -> bool:
         return is_true(self.text(name))

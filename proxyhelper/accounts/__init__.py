@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from .account import Account
 
 
-def authenticate(settings: "Settings", name: str, password: bytes) -> "Account":
-    """The account of `name`, if `password` is its own. Raises WrongCredentials, Temporary."""
-    account = userdb.find(f"{settings.directory}/userdb", settings.service, name, settings.default_options)
+def authenticate(settings: "Settings", service: str, name: str, password: bytes) -> "Account":
+    """The account of `name`, if `password` is its own for `service`. Raises WrongCredentials, Temporary."""
+    account = userdb.find(f"{settings.directory}/userdb", service, name, settings.default_options)
     if not matches(account.password, password):
         raise WrongCredentials("wrong password")
     return account

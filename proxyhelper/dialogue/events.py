@@ -53,12 +53,14 @@ class Reply:
 class BackendFault(Exception):
     """The backend said something that ends the attempt, without a word about the user.
 
-    `said` is what it said, shortened; it may repeat what was sent to it, the password too.
+    `said` is what it said, shortened; it may repeat what was sent to it, the password too. `goodbye`: it has ended
+    the connection.
     """
 
-    def __init__(self, reason: str, said: bytes = b"") -> None:
+    def __init__(self, reason: str, said: bytes = b"", goodbye: bool = False) -> None:
         super().__init__(reason)
         self.said = said[:80]
+        self.goodbye = goodbye
 
 
 TYPE_CHECKING = False

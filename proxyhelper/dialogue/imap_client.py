@@ -59,18 +59,18 @@ class Client:
         return self._take_verdict(verdict) if self.state == "login reply" else self._finish()
 
     def _take_greeting(self, greeting: bytes) -> bytes:
-        status = greeting[:9].upper()
-        if status.startswith(b"* PREAUTH"):
+        words = greeting.upper().split(None, 2)[:2]
+        if words == [b"*", b"PREAUTH"]:
             raise BackendFault("greets with PREAUTH, which would be somebody else's mailbox", greeting)
-        if not status.startswith(b"* OK"):
-            raise BackendFault("not a greeting", greeting)
+        if words != [b"*", b"OK"]:
+            raise BackendFault("not a greeting", greeting, goodbye=words == [b"*", b"BYE"])
         self.state = "login reply"
         return self._to_send.pop(0)
 
     def _take_untagged(self, response: bytes) -> bytes:
         word = response[2:].split(None, 1)[0:1]
         if word and word[0].upper() == b"BYE":
-            raise BackendFault(f"goodbye in place of a {self.state}", response)
+            raise BackendFault(f"goodbye in place of a {self.state}", response, goodbye=True)
         if self.state == "login reply" or (word and word[0].upper() == b"CAPABILITY"):
             self._before += response
         else:

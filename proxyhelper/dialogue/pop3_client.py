@@ -40,7 +40,7 @@ class Client:
         if not accepted and line[:4].upper() != b"-ERR":
             raise BackendFault(f"not a {self.state}", line)
         if not accepted and self.state in ("greeting", "UTF8 reply"):
-            raise BackendFault(f"an error in place of a {self.state}", line)
+            raise BackendFault(f"an error in place of a {self.state}", line, goodbye=self.state == "greeting")
         if not accepted or not self._steps:
             self.reply = Reply(accepted, line)
             return b""

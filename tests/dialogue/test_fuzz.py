@@ -1,0 +1,29 @@
+"""No bytes of any kind make a dialogue raise, hang, take more than it was given, or say something that is no line."""
+
+import random
+
+import pytest
+
+from proxyhelper.dialogue import imap, pop3
+from proxyhelper.dialogue.events import Abuse, Logout
+
+WORDS = [
+    b"a", b" ", b"\r\n", b"\n", b"LOGIN", b"AUTHENTICATE", b"PLAIN", b"AUTH", b"USER", b"PASS", b"CAPA", b"ID", b"(", b")",
+    b'"', b"\\", b"{3}", b"{3+}", b"{99999}", b"=", b"*", b"AHUxAHg=", b"\0", b"\xff", b"NIL", b"LANG", b"UTF8", b"}",
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("protocol", [imap, pop3])
+def test_garbage(protocol, seed):
+    chance = random.Random(seed)
+    for _ in range(50):
+        server = protocol.Server(["IMAP4rev1"], secure=chance.random() < 0.8)
+        rest = b"".join(chance.choice(WORDS) for _ in range(chance.randrange(200)))
+        size = chance.randrange(1, 50)
+        event = None
+        while rest and not isinstance(event, (Abuse, Logout)):
+            taken, reply, event = server.feed(rest[:size])
+            assert 0 < taken <= size
+            assert reply == b"" or reply.endswith(b"\r\n")
+            rest = rest[taken:]
