@@ -4,7 +4,6 @@ Each connection pays for every import: the public faces of these modules (`os`, 
 cost 1 to 25 ms and up to a megabyte, the private ones next to nothing. No other room names a private module.
 """
 
-import _socket as socket
 import posix
 
 TYPE_CHECKING = False

@@ -7,6 +7,8 @@ from .text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .accounts.account import Account
     from .backend import Backend, Client
     from .dialogue.events import Login
@@ -50,26 +52,35 @@ def check_options(account: "Account", settings: "Settings") -> None:
 def reach_backend(
     route: "routing.Route", account: "Account", login: "Login", settings: "Settings", served_port: str, utf8: bool
 ) -> "Backend":
-    """Log in to the backend of `route` as the account. Raises a Failure."""
-    from . import backend
+    """Log in to the backend of `route` as the account. Raises a Failure.
 
-    user = _line_value(account.address)
-    target = backend.Target(route.host, route.port, settings.timeout, served_port, _names_of_this_host(settings))
+    Where this process is root it becomes PROXY_USER before it connects; root is back only if that fails."""
+    from . import backend, privileges
 
-    def new_client() -> "Client":
-        if settings.protocol == "imap":
-            from .dialogue import imap_client
+    names = ", ".join(f"{name} ({source})" for name, source in routing.names_of_this_host(settings))
+    target = backend.Target(route.host, route.port, settings.timeout, served_port, names)
+    new_client = _client_maker(_line_value(account.address), login.password, settings, utf8)
+    person = privileges.proxy_person(settings.proxy_user) if privileges.is_root() else None
+    if person is None:
+        return backend.log_in(target, new_client, login.password)
+    privileges.assume(person)
+    try:
+        reached = backend.log_in(target, new_client, login.password)
+    except BaseException:
+        privileges.resume_root()
+        raise
+    privileges.settle(person)
+    return reached
 
-            return imap_client.Client(user, login.password, settings.foreign)
-        from .dialogue import pop3_client
 
-        return pop3_client.Client(user, login.password, utf8)
+def _client_maker(user: bytes, password: bytes, settings: "Settings", utf8: bool) -> "Callable[[], Client]":
+    if settings.protocol == "imap":
+        from .dialogue import imap_client
 
-    return backend.log_in(target, new_client, login.password)
+        return lambda: imap_client.Client(user, password, settings.foreign)
+    from .dialogue import pop3_client
 
-
-def _names_of_this_host(settings: "Settings") -> str:
-    return ", ".join(f"{name} ({source})" for name, source in routing.names_of_this_host(settings))
+    return lambda: pop3_client.Client(user, password, utf8)
 
 
 def _line_value(value: str) -> bytes:

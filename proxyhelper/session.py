@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from .dialogue.imap import Server as ImapServer
     from .dialogue.pop3 import Server as Pop3Server
     from .ends import End
-    from .routing import Route
+    from .relay import Relay
     from .settings import Settings
 
     Server = ImapServer | Pop3Server
@@ -46,9 +46,7 @@ def serve(settings: "Settings", command: "list[str]", environment: "dict[str, st
         handover = Session(connection, settings, journal, command, environment).run()
     except Exception as error:
         return _fail(settings.protocol, journal, error)
-    if handover:
-        _relay(handover, journal)
-    return 0
+    return _relay(handover, journal) if handover else 0
 
 
 def give_up(protocol: str, environment: "dict[str, str]", error: Exception) -> int:
@@ -107,27 +105,29 @@ def _server_class(protocol: str) -> "type[Server]":
 
 
 class Handover:
-    """A client to be relayed: who it is, its backend, and what it is to be told first."""
+    """A client to be relayed: who it is, its backend, what it is to be told first, and what relays."""
 
-    __slots__ = ("backend", "to_client", "user")
+    __slots__ = ("backend", "relay", "to_client", "user")
 
-    def __init__(self, user: str, backend: "Backend", to_client: bytes) -> None:
+    def __init__(self, user: str, backend: "Backend", to_client: bytes, relay: "Relay") -> None:
         self.user = user
         self.backend = backend
         self.to_client = to_client
+        self.relay = relay
 
 
-def _relay(handover: Handover, journal: log.Log) -> None:
+def _relay(handover: Handover, journal: log.Log) -> int:
     """Until client and backend are done. Not a byte of our own is said from here on."""
-    from .relay import Relay
-
     started = time.monotonic()
     gc.enable()
     backend = handover.backend
     journal.login("INFO", "LOGIN", handover.user, backend=backend.name)
-    relay = Relay()
-    pair = relay.add((0, 1), backend.socket.fileno(), handover.to_client)
-    relay.run()
+    try:
+        pair = handover.relay.add((0, 1), backend.socket.fileno(), handover.to_client)
+        handover.relay.run()
+    except Exception as error:
+        journal.event("CRIT", "internal error", detail=_where(error))
+        return 70
     journal.login(
         "INFO",
         "LOGOUT",
@@ -137,6 +137,7 @@ def _relay(handover: Handover, journal: log.Log) -> None:
         sent=pair.to_client.moved,
         time=int(time.monotonic() - started),
     )
+    return 0
 
 
 class Session:
@@ -218,17 +219,20 @@ class Session:
         return None
 
     def _find_server(self, login: "Login") -> "Handover | None":
+        from . import login as middle
         from . import routing
-        from .login import find_account
 
         port = self.connection.local.port
-        account = find_account(login, self.settings, port)
+        account = middle.find_account(login, self.settings, port)
         route = routing.decide(account, self.settings, port)
         if route is routing.NO_MAILHOST:
             self.log.event("WARN", f"proxy enabled, but no proxy host defined for {log.escape(account.address)}")
         if route.host:
-            backend = self._reach_backend(login, account, route)
-            return Handover(account.address, backend, self.server.answered(backend.reply))
+            from .relay import Relay  # now: PROXY_USER need not be able to read this installation
+
+            relay = Relay()
+            backend = middle.reach_backend(route, account, login, self.settings, port, self.server.utf8)
+            return Handover(account.address, backend, self.server.answered(backend.reply), relay)
         return self._run_local_server(account)
 
     def _run_local_server(self, account: "Account") -> "NoReturn":
@@ -242,21 +246,3 @@ class Session:
             self.log.login("ERR", "LOGIN DEFERRED", account.address, str(error))
             _bid_farewell(self.end, self.server.refused("temporary"))
             raise Closed from None
-
-    def _reach_backend(self, login: "Login", account: "Account", route: "Route") -> "Backend":
-        """Reach the backend as PROXY_USER, and stay PROXY_USER if that succeeds: nothing relays as root."""
-        from . import privileges
-        from .login import reach_backend
-
-        person = privileges.proxy_person(self.settings.proxy_user) if privileges.is_root() else None
-        if person:
-            privileges.assume(person)
-        try:
-            backend = reach_backend(route, account, login, self.settings, self.connection.local.port, self.server.utf8)
-        except Exception:
-            if person:
-                privileges.resume_root()
-            raise
-        if person:
-            privileges.settle(person)
-        return backend

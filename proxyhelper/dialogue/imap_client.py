@@ -25,8 +25,8 @@ class Client:
         self._ask_capability = ask_capability
         self._responses = CommandBuffer(MAX_REPLIES)
         self._received = 0
-        self._before = b""
-        self._between = b""  # said between the login's own reply and that to CAPABILITY
+        self._before = bytearray()
+        self._between = bytearray()  # said between the login's own reply and that to CAPABILITY
         self._verdict = b""
 
     def feed(self, data: bytes) -> bytes:
@@ -82,7 +82,7 @@ class Client:
         status = words[0] if words else b""
         self._verdict = verdict
         if status == b"NO":
-            self.reply = Reply(False, verdict, self._before)
+            self.reply = Reply(False, verdict, bytes(self._before))
         elif status != b"OK":
             raise BackendFault("does not understand LOGIN", verdict)
         elif not self._ask_capability or self._knows_capability(words[1:2]):
@@ -96,7 +96,7 @@ class Client:
         return word == [b"[CAPABILITY"] or b"* CAPABILITY " in self._before.upper()
 
     def _finish(self) -> bytes:
-        self.reply = Reply(True, self._verdict, self._before, self._between)
+        self.reply = Reply(True, self._verdict, bytes(self._before), bytes(self._between))
         return b""
 
 

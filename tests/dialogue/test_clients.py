@@ -1,5 +1,7 @@
 """The client halves: what is said to backends, and what is made of their answers."""
 
+import time
+
 import pytest
 
 from proxyhelper.dialogue.events import BackendFault
@@ -107,6 +109,16 @@ def test_imap_bound(endless):
     with pytest.raises(BackendFault):
         for _ in range(1000):
             client.feed(endless)
+
+
+def test_imap_bound_is_cheap_to_reach():
+    client = ImapClient(b"u1", b"x", ask_capability=False)
+    client.feed(GREETING)
+    started = time.process_time()
+    client.feed(b"* x\r\n" * 10_000)
+    little = time.process_time() - started
+    client.feed(b"* x\r\n" * 100_000)
+    assert time.process_time() - started < 60 * little
 
 
 @pytest.mark.parametrize("utf8", [False, True])

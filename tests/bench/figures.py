@@ -1,0 +1,223 @@
+"""The figures. Each function measures both sides turn by turn, so that what else the machine does hits both alike."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from collections.abc import Callable, Iterable
+from contextlib import ExitStack
+from dataclasses import dataclass
+from statistics import mean, median
+
+from real.mail import Account
+from real.world import wait_until
+
+from . import processes
+from .client import Client
+from .report import Row
+from .stage import (
+    BARE,
+    COURIER,
+    FEW,
+    HEAVY,
+    MANY,
+    OURS,
+    OURS_WITH_FEW,
+    OURS_WITH_MANY,
+    READER,
+    Stage,
+    middle_and_end,
+)
+
+GIGABYTE = 1_000_000_000
+IDLE_SESSIONS = 50
+
+
+@dataclass(frozen=True)
+class Effort:
+    """How often each thing is done."""
+
+    greetings: int
+    sessions: int
+    relays: int
+    round_trips: int
+    transfers: int
+    bytes: int
+    logins: int
+
+
+FULL = Effort(greetings=300, sessions=150, relays=40, round_trips=400, transfers=8, bytes=GIGABYTE, logins=100)
+QUICK = Effort(greetings=40, sessions=20, relays=11, round_trips=200, transfers=2, bytes=GIGABYTE // 2, logins=20)
+
+
+def in_turn(times: int, *measurements: Callable[[], float]) -> list[float]:
+    """The median of each measurement, all taken one after the other, so many times."""
+    for measure in measurements:
+        measure()
+    rounds = [[measure() for measure in measurements] for _ in range(times)]
+    return [median(taken) for taken in zip(*rounds, strict=True)]
+
+
+def milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.2f} ms"
+
+
+def logged_in(address: str, account: Account) -> Client:
+    client = Client(address)
+    client.ask(f"LOGIN {account.name} {account.password}")
+    return client
+
+
+def greeting(stage: Stage, effort: Effort) -> list[Row]:
+    """From connect to greeting under couriertcpd, against the least that Python can do there."""
+
+    def greeted(address: str) -> Callable[[], float]:
+        def measure() -> float:
+            with Client(address) as client:
+                return client.greeted
+
+        return measure
+
+    ours, bare, courier = in_turn(effort.greetings, greeted(OURS), greeted(BARE), greeted(COURIER))
+    return [
+        Row("connect to greeting", milliseconds(ours), milliseconds(bare), "bare Python", ours / bare, 1.35),
+        Row("connect to greeting", milliseconds(ours), milliseconds(courier), "Courier", ours / courier),
+    ]
+
+
+def session_cpu(stage: Stage, effort: Effort) -> list[Row]:
+    """CPU time of a whole proxied session, against that of a Python that does nothing."""
+
+    def session(client: socket.socket) -> None:
+        with Client(client) as mail:
+            mail.ask(f"LOGIN {READER.name} {READER.password}")
+            mail.ask("NOOP")
+            mail.ask("LOGOUT")
+
+    def cpu(argv: list[str], play: Callable[[socket.socket], None]) -> Callable[[], float]:
+        def measure() -> float:
+            with socket.create_server(("127.0.0.1", 0)) as listener:
+                client = socket.create_connection(listener.getsockname())
+                server = listener.accept()[0]
+            with client, server:
+                process = subprocess.Popen(
+                    argv,
+                    env=stage.environment,
+                    stdin=server.fileno(),
+                    stdout=server.fileno(),
+                    stderr=subprocess.DEVNULL,
+                )
+                server.close()
+                play(client)
+            usage = os.wait4(process.pid, 0)[2]
+            process.returncode = 0
+            return usage.ru_utime + usage.ru_stime
+
+        return measure
+
+    ours, bare = in_turn(
+        effort.sessions, cpu(stage.helper, session), cpu(stage.bare("pass"), lambda client: client.close())
+    )
+    return [Row("CPU of a session", milliseconds(ours), milliseconds(bare), "bare Python", ours / bare, 2.2)]
+
+
+def round_trip(stage: Stage, effort: Effort) -> list[Row]:
+    """NOOP through the relay to Dovecot, against Courier's; in many sessions, as their place on the cores matters."""
+
+    def of_a_session() -> list[float]:
+        with logged_in(OURS, READER) as one, logged_in(COURIER, READER) as other:
+            return in_turn(effort.round_trips, lambda: one.ask("NOOP"), lambda: other.ask("NOOP"))
+
+    ours, courier = map(median, zip(*[of_a_session() for _ in range(effort.relays)], strict=True))
+    return [Row("NOOP through the relay", milliseconds(ours), milliseconds(courier), "Courier", ours / courier, 1.5)]
+
+
+def bulk(stage: Stage, effort: Effort) -> list[Row]:
+    """A literal from the backend, against Courier's relay: speed, and CPU time of the relaying process."""
+
+    class Transfer:
+        def __init__(self, address: str, program: str) -> None:
+            alone(program)
+            self.client = logged_in(address, HEAVY)
+            (self.pid,) = processes.running(program)
+            self.before = processes.cpu_seconds(self.pid)
+
+        def speed(self) -> float:
+            return effort.bytes / 1e6 / self.client.fetch(effort.bytes)
+
+        def cpu_per_gigabyte(self) -> float:
+            used = processes.cpu_seconds(self.pid) - self.before
+            return used / ((effort.transfers + 1) * effort.bytes / GIGABYTE)
+
+    one, other = Transfer(OURS, stage.program), Transfer(COURIER, stage.peer)
+    with one.client, other.client:
+        ours, courier = in_turn(effort.transfers, one.speed, other.speed)
+        our_cpu, courier_cpu = one.cpu_per_gigabyte(), other.cpu_per_gigabyte()
+    return [
+        Row("bulk", f"{ours:.0f} MB/s", f"{courier:.0f} MB/s", "Courier", ours / courier, 1.4, at_least=True),
+        Row("CPU of bulk per GB", f"{our_cpu:.2f} s", f"{courier_cpu:.2f} s", "Courier", our_cpu / courier_cpu, 0.5),
+    ]
+
+
+def memory(stage: Stage, effort: Effort) -> list[Row]:
+    """Mean PSS of many sessions at rest, all at the same time."""
+
+    def resting(address: str, program: str) -> float:
+        alone(program)
+        with ExitStack() as clients:
+            for _ in range(IDLE_SESSIONS):
+                clients.enter_context(logged_in(address, READER)).ask("NOOP")
+            found = processes.running(program)
+            assert len(found) == IDLE_SESSIONS, f"{len(found)} processes for {IDLE_SESSIONS} sessions"
+            return mean(map(processes.pss_megabytes, found))
+
+    ours, courier = resting(OURS, stage.program), resting(COURIER, stage.peer)
+    figure = f"PSS, {IDLE_SESSIONS} idle sessions"
+    return [Row(figure, f"{ours:.2f} MB", f"{courier:.2f} MB", "Courier", ours, 3.5, unit="MB")]
+
+
+def alone(program: str) -> None:
+    """Wait until the sessions of earlier measurements have ended."""
+    wait_until(lambda: not processes.running(program), f"{program} still runs")
+
+
+def large_userdb(stage: Stage, effort: Effort) -> list[Row]:
+    """The login command with 100,000 accounts, against 100."""
+
+    def login(address: str, account: Account) -> Callable[[], float]:
+        def measure() -> float:
+            with Client(address) as client:
+                return client.ask(f"LOGIN {account.name} {account.password}")
+
+        return measure
+
+    rows = []
+    for place, few, many in zip(("middle", "end"), middle_and_end(FEW), middle_and_end(MANY), strict=True):
+        long, short = in_turn(effort.logins, login(OURS_WITH_MANY, many), login(OURS_WITH_FEW, few))
+        figure = f"login, {place} of {MANY:,}"
+        rows.append(Row(figure, milliseconds(long), milliseconds(short), f"of {FEW}", long / short, 1.5))
+    return rows
+
+
+FIGURES: dict[str, Callable[[Stage, Effort], list[Row]]] = {
+    "greeting": greeting,
+    "session": session_cpu,
+    "noop": round_trip,
+    "bulk": bulk,
+    "memory": memory,
+    "userdb": large_userdb,
+}
+
+
+def measured(stage: Stage, effort: Effort, names: Iterable[str], again: int) -> list[Row]:
+    """The rows of these figures; one that misses its bound is measured again up to so many times."""
+    rows = []
+    for name in names:
+        taken = FIGURES[name](stage, effort)
+        for _ in range(again):
+            if all(row.holds for row in taken):
+                break
+            taken = FIGURES[name](stage, effort)
+        rows += taken
+    return rows

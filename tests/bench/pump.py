@@ -1,0 +1,52 @@
+"""A backend that sends literals as fast as the kernel can.
+
+    python pump.py ADDRESS
+
+It believes every LOGIN, and answers `tag FETCH n` with a literal of n bytes.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import sys
+
+BLOCK = 1 << 20
+
+
+def zeros() -> int:
+    """A file in memory that holds one block."""
+    file = os.memfd_create("block")
+    os.write(file, bytes(BLOCK))
+    return file
+
+
+def send_literal(client: socket.socket, source: int, size: int) -> None:
+    while size:
+        size -= os.sendfile(client.fileno(), source, 0, min(size, BLOCK))
+
+
+def serve(client: socket.socket, source: int) -> None:
+    client.sendall(b"* OK pump\r\n")
+    for line in client.makefile("rb"):
+        tag, command, *arguments = line.split()
+        if command == b"FETCH":
+            client.sendall(b"* 1 FETCH (BODY[] {%s}\r\n" % arguments[0])
+            send_literal(client, source, int(arguments[0]))
+            client.sendall(b")\r\n")
+        client.sendall(tag + b" OK done\r\n")
+
+
+def main() -> None:
+    source = zeros()
+    with socket.create_server((sys.argv[1], 143)) as listener:
+        while True:
+            client, _ = listener.accept()
+            if os.fork() == 0:
+                serve(client, source)
+                os._exit(0)
+            client.close()
+
+
+if __name__ == "__main__":
+    main()
