@@ -14,7 +14,11 @@ def decide(tmp_path, monkeypatch):
 
     def run(mailhost, served_port="143", protocol="imap", **environment):
         account = Account("u1", b"x", options={} if mailhost is None else {"mailhost": mailhost})
-        return routing.decide(account, load(protocol, {"PROXYHELPER_CONFDIR": str(tmp_path), "IMAP_PROXY": "1", "POP3_PROXY": "1", **environment}), served_port)
+        return routing.decide(
+            account,
+            load(protocol, {"PROXYHELPER_CONFDIR": str(tmp_path), "IMAP_PROXY": "1", "POP3_PROXY": "1", **environment}),
+            served_port,
+        )
 
     return run
 
@@ -79,7 +83,26 @@ def test_ports_of_a_site(decide):
     assert decide("a.example", protocol="pop3", POP3_PROXY_PORT="1110", IMAP_PROXY_PORT="1143").port == 1110
 
 
-@pytest.mark.parametrize("mailhost", ["a.example:0", "a.example:65536", "a.example:x", "a.example:-1", "[::1", "[::1]x", ":143", "[]:143", "a b", "a\tb", "a.example\r\nX", "ä.example", "x" * 300, "a/b", "a@b"])
+@pytest.mark.parametrize(
+    "mailhost",
+    [
+        "a.example:0",
+        "a.example:65536",
+        "a.example:x",
+        "a.example:-1",
+        "[::1",
+        "[::1]x",
+        ":143",
+        "[]:143",
+        "a b",
+        "a\tb",
+        "a.example\r\nX",
+        "ä.example",
+        "x" * 300,
+        "a/b",
+        "a@b",
+    ],
+)
 def test_mailhosts_that_cannot_be(decide, mailhost):
     with pytest.raises(Temporary, match="mailhost"):
         decide(mailhost)

@@ -22,7 +22,7 @@ ASSIGNMENTS = {
     "A=": "",
     'A=""': "",
     'A="x y"': "x y",
-    "A='x $B \"y'": "x $B \"y",
+    "A='x $B \"y'": 'x $B "y',
     'A="$B z"': "b z",
     'A="${B}z"': "bz",
     "A=$B/$NONE/x": "b//x",
@@ -51,7 +51,23 @@ def test_values_are_what_a_shell_makes_of_them(line, tmp_path):
 
 @pytest.mark.parametrize(
     "line",
-    ["A=`id`", "A=$(id)", "A=x; B=y", "A=x y", "export A=x", "A", "unset B", "A='x", 'A="x', "A=${B:-x}", "A = x", "if true", "A=x&", "1A=x", "A=x>y"],
+    [
+        "A=`id`",
+        "A=$(id)",
+        "A=x; B=y",
+        "A=x y",
+        "export A=x",
+        "A",
+        "unset B",
+        "A='x",
+        'A="x',
+        "A=${B:-x}",
+        "A = x",
+        "if true",
+        "A=x&",
+        "1A=x",
+        "A=x>y",
+    ],
 )
 def test_other_shell_syntax_is_refused_with_its_place(line, tmp_path):
     file = tmp_path / "imapd"
@@ -61,7 +77,9 @@ def test_other_shell_syntax_is_refused_with_its_place(line, tmp_path):
 
 
 def test_precedence(files):
-    environment = files(imapd_ssl="IMAP_PROXY=0\nOUTBOX=.ssl\nPROXY_HOSTNAME=ssl", imapd="IMAP_PROXY=1\nPROXY_HOSTNAME=main")
+    environment = files(
+        imapd_ssl="IMAP_PROXY=0\nOUTBOX=.ssl\nPROXY_HOSTNAME=ssl", imapd="IMAP_PROXY=1\nPROXY_HOSTNAME=main"
+    )
     settings = load("imap", environment)
     assert (settings.proxy, settings.hostname) == (True, "main")
     assert "XCOURIEROUTBOX=INBOX.ssl" in settings.offered
@@ -71,7 +89,9 @@ def test_precedence(files):
 
 
 def test_each_protocol_has_its_own(files):
-    environment = files(imapd="IMAP_PROXY=1\nIMAP_UMASK=027", pop3d='POP3_PROXY=0\nPOP3AUTH="PLAIN CRAM-MD5"\nIMAP_UMASK=077')
+    environment = files(
+        imapd="IMAP_PROXY=1\nIMAP_UMASK=027", pop3d='POP3_PROXY=0\nPOP3AUTH="PLAIN CRAM-MD5"\nIMAP_UMASK=077'
+    )
     assert load("imap", environment).proxy
     assert load("imap", environment).umask == 0o27
     settings = load("pop3", environment)
@@ -81,7 +101,12 @@ def test_each_protocol_has_its_own(files):
 def test_defaults(files):
     settings = load("imap", files())
     assert (settings.timeout, settings.fail_delay, settings.maildir) == (10, 5, "Maildir")
-    assert (settings.offered, settings.proxy, settings.login_allowed, settings.tls) == (["IMAP4rev1"], False, True, False)
+    assert (settings.offered, settings.proxy, settings.login_allowed, settings.tls) == (
+        ["IMAP4rev1"],
+        False,
+        True,
+        False,
+    )
 
 
 def test_zero_delay_is_no_default(files):
@@ -89,7 +114,10 @@ def test_zero_delay_is_no_default(files):
 
 
 def test_capabilities(files):
-    environment = files(imapd='IMAP_CAPABILITY="IMAP4rev1 IDLE"\nIMAP_CAPABILITY_TLS="$IMAP_CAPABILITY AUTH=PLAIN"\nIMAP_ACL=1\nIMAP_MOVE_EXPUNGE_TO_TRASH=1')
+    environment = files(
+        imapd='IMAP_CAPABILITY="IMAP4rev1 IDLE"\nIMAP_CAPABILITY_TLS="$IMAP_CAPABILITY AUTH=PLAIN"\n'
+        "IMAP_ACL=1\nIMAP_MOVE_EXPUNGE_TO_TRASH=1"
+    )
     assert load("imap", environment).offered == ["IMAP4rev1", "IDLE", "ACL", "ACL2=UNION", "XMAGICTRASH"]
     assert "AUTH=PLAIN" in load("imap", {**environment, "IMAP_TLS": "1"}).offered
 
@@ -109,7 +137,17 @@ def test_options_of_authdaemonrc(files):
     assert load("imap", files(authdaemonrc='DEFAULTOPTIONS="disableimap=1"')).default_options == "disableimap=1"
 
 
-@pytest.mark.parametrize("setting", ["PROXY_TIMEOUT=x", "PROXY_TIMEOUT=0", "LOGIN_FAIL_DELAY=-1", "IMAP_PROXY_PORT=65536", "IMAP_UMASK=9", "IMAP_UMASK=1000"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "PROXY_TIMEOUT=x",
+        "PROXY_TIMEOUT=0",
+        "LOGIN_FAIL_DELAY=-1",
+        "IMAP_PROXY_PORT=65536",
+        "IMAP_UMASK=9",
+        "IMAP_UMASK=1000",
+    ],
+)
 def test_numbers_are_checked(files, setting):
     name, _, value = setting.partition("=")
     with pytest.raises(ConfigurationError, match=f"{name}='{value}' must be a number"):
@@ -128,7 +166,20 @@ def test_files_that_cannot_be(files, tmp_path):
 
 @pytest.mark.parametrize(
     ("value", "truth"),
-    [("1", True), ("2", True), ("-1", True), ("t", True), ("True", True), ("y", True), ("YES", True), ("0", False), ("", False), ("n", False), ("no", False), ("00", False)],
+    [
+        ("1", True),
+        ("2", True),
+        ("-1", True),
+        ("t", True),
+        ("True", True),
+        ("y", True),
+        ("YES", True),
+        ("0", False),
+        ("", False),
+        ("n", False),
+        ("no", False),
+        ("00", False),
+    ],
 )
 def test_truth(value, truth):
     assert is_true(value) is truth

@@ -32,7 +32,13 @@ STORED = {
     "{SHA512}": b"{SHA512}" + b64(hashlib.sha512(PASSWORD).digest()),
     "{SSHA}": b"{SSHA}" + b64(hashlib.sha1(PASSWORD + b"salt").digest() + b"salt"),
 }
-SETTINGS = [b"$1$saltsalt$", b"$2b$04$abcdefghijklmnopqrstuu", b"$5$rounds=1000$salt$", b"$6$rounds=1000$salt$", b"$y$j75$saltsalt$"]
+SETTINGS = [
+    b"$1$saltsalt$",
+    b"$2b$04$abcdefghijklmnopqrstuu",
+    b"$5$rounds=1000$salt$",
+    b"$6$rounds=1000$salt$",
+    b"$y$j75$saltsalt$",
+]
 
 
 @pytest.mark.parametrize("form", STORED)
@@ -66,11 +72,13 @@ def test_hashlib_stands_in_for_the_private_modules(private, monkeypatch):
         assert interpreter.digest(name, PASSWORD) == hashlib.new(name, PASSWORD).digest()
 
 
-@pytest.mark.parametrize(
-    "stored",
-    [b"", b"*", b"!", b"*0", b"*1", b"x", b"secret1", b"{PLAIN}secret1", b"{MD5}", b"{MD5}!", b"{SHA}", b"{SSHA}", b"{SSHA}c2FsdA==", b"{CRYPT}",
-     b"{CRYPT}*0", b"{MD5RAW}", b"{", b"{}", b"{MD5", b"$9$what$ever", b"$6$", b"\xff\xfe", b"!$1$382gRnUT$72N2ts7kxr6ZbWGfXmBXF0"],
-)  # fmt: skip
+NEVER = """
+    * ! *0 *1 x secret1 {PLAIN}secret1 {MD5} {MD5}! {SHA} {SSHA} {SSHA}c2FsdA== {CRYPT} {CRYPT}*0 {MD5RAW} { {} {MD5
+    $9$what$ever $6$ !$1$382gRnUT$72N2ts7kxr6ZbWGfXmBXF0
+"""
+
+
+@pytest.mark.parametrize("stored", [b"", b"\xff\xfe", *NEVER.encode().split()])
 @pytest.mark.parametrize("given", [PASSWORD, b"*0", b"*1", b"x", b"\xff"])
 @pytest.mark.parametrize("modules", ["_crypt", "ctypes"])
 def test_what_never_matches(stored, given, modules, monkeypatch):

@@ -8,7 +8,7 @@ from proxyhelper.accounts import userdb
 from proxyhelper.accounts.userdb import find, lookup
 from proxyhelper.failures import Temporary, WrongCredentials
 
-RECORD = "uid=1000|gid=1001|home=/home/u1|mail=/mail/u1|quota=5S|systempw=sys|pop3pw=pop|options=mailhost=a.example,wbnodsn=1"
+RECORD = "uid=1000|gid=1001|home=/home/u1|mail=/mail/u1|quota=5S|systempw=sys|pop3pw=pop|options=mailhost=a.example,x=1"
 
 
 @pytest.fixture
@@ -27,12 +27,15 @@ def test_account(path):
     account = find(path, "imap", "u1@example.com", "mailhost=default,disableimap=1")
     assert (account.address, account.uid, account.gid, account.home) == ("u1@example.com", 1000, 1001, "/home/u1")
     assert (account.maildir, account.quota, account.password) == ("/mail/u1", "5S", b"sys")
-    assert account.options == {"mailhost": "a.example", "wbnodsn": "1", "disableimap": "1"}
-    assert account.options_text() == "mailhost=a.example,wbnodsn=1,disableimap=1"
+    assert account.options == {"mailhost": "a.example", "x": "1", "disableimap": "1"}
+    assert account.options_text() == "mailhost=a.example,x=1,disableimap=1"
     assert find(path, "pop3", "u1@example.com", "").password == b"pop"
 
 
-@pytest.mark.parametrize("name", ["u2", "u", "u1@example.com\t", "1@example.com", "# comment", "", "uid=1000", "U1@EXAMPLE.COM", "u1@example.com\n"])
+@pytest.mark.parametrize(
+    "name",
+    ["u2", "u", "u1@example.com\t", "1@example.com", "# comment", "", "uid=1000", "U1@EXAMPLE.COM", "u1@example.com\n"],
+)
 def test_names_that_are_not_there(path, name):
     write(path, f"# comment\t{RECORD}\nu1@example.com\t{RECORD}\nbroken line\n")
     with pytest.raises(WrongCredentials):
@@ -90,7 +93,9 @@ def test_no_userdb_at_all(path):
         lookup(path, b"u1")
 
 
-@pytest.mark.parametrize("field", ["uid=root", "uid=-1", "uid=4294967295", "gid=99999999999", "options=a=b\rc", "home=/x\0y"])
+@pytest.mark.parametrize(
+    "field", ["uid=root", "uid=-1", "uid=4294967295", "gid=99999999999", "options=a=b\rc", "home=/x\0y"]
+)
 def test_values_that_cannot_be(path, field):
     write(path, f"u1\t{field}\n")
     with pytest.raises(Temporary):

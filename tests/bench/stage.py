@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -122,13 +120,3 @@ def assembled(directory: Path, bin_directory: Path) -> Iterator[Stage]:
         listen(OURS_WITH_FEW, stage.helper, site("few", FEW))
         listen(OURS_WITH_MANY, stage.helper, site("many", MANY))
         yield stage
-
-
-def installed(checkout: Path, directory: Path, python: str) -> Path:
-    """Install the checkout into a virtual environment of its own, and the directory of its programs."""
-    copy = directory / "checkout"
-    shutil.copytree(checkout, copy, ignore=shutil.ignore_patterns(".*", "tests", "build"))
-    subprocess.run([python, "-m", "venv", str(directory / "venv")], check=True)
-    pip = [str(directory / "venv/bin/python"), "-m", "pip", "install", "--quiet", "--no-deps", str(copy)]
-    subprocess.run(pip, check=True)
-    return directory / "venv/bin"

@@ -8,9 +8,9 @@ from proxyhelper.dialogue import imap, pop3
 from proxyhelper.dialogue.events import Abuse, Logout
 
 WORDS = [
-    b"a", b" ", b"\r\n", b"\n", b"LOGIN", b"AUTHENTICATE", b"PLAIN", b"AUTH", b"USER", b"PASS", b"CAPA", b"ID", b"(", b")",
-    b'"', b"\\", b"{3}", b"{3+}", b"{99999}", b"=", b"*", b"AHUxAHg=", b"\0", b"\xff", b"NIL", b"LANG", b"UTF8", b"}",
-]  # fmt: skip
+    *b'a LOGIN AUTHENTICATE PLAIN AUTH USER PASS CAPA ID ( ) " \\ {3} {3+} {99999} = AHUxAHg= NIL LANG UTF8 }'.split(),
+    *(b"*", b" ", b"\r\n", b"\n", b"\0", b"\xff"),
+]
 
 
 @pytest.mark.parametrize("seed", range(40))

@@ -150,7 +150,9 @@ def test_unknown_mechanism(server):
     assert play(server, b"a AUTHENTICATE CRAM-MD5\r\n")[0].startswith(b"a NO [CANNOT] ")
 
 
-@pytest.mark.parametrize("command", [b"a LOGIN u1 x\r\n", b"a AUTHENTICATE PLAIN\r\n", b"a AUTHENTICATE LOGIN dTE=\r\n"])
+@pytest.mark.parametrize(
+    "command", [b"a LOGIN u1 x\r\n", b"a AUTHENTICATE PLAIN\r\n", b"a AUTHENTICATE LOGIN dTE=\r\n"]
+)
 def test_no_login_without_the_tls_that_is_required(command):
     said, (event,) = play(Server([], secure=False), command)
     assert said.startswith(b"a NO [PRIVACYREQUIRED] ")

@@ -45,10 +45,12 @@ def test_prompts_for_synchronizing_literals_only():
 
 
 def test_literal_of_nothing():
-    assert feed(CommandBuffer(), b'a LOGIN {0}\r\n {0+}\r\n\r\n', 100) == [b'a LOGIN {0}\r\n {0+}\r\n\r\n']
+    assert feed(CommandBuffer(), b"a LOGIN {0}\r\n {0+}\r\n\r\n", 100) == [b"a LOGIN {0}\r\n {0+}\r\n\r\n"]
 
 
-@pytest.mark.parametrize("stream", [b"x" * (MAX_COMMAND + 1), b"a LOGIN {16384}\r\n", b"a LOGIN {99999999999999999999+}\r\n"])
+@pytest.mark.parametrize(
+    "stream", [b"x" * (MAX_COMMAND + 1), b"a LOGIN {16384}\r\n", b"a LOGIN {99999999999999999999+}\r\n"]
+)
 @pytest.mark.parametrize("size", [1000, 1 << 20])
 def test_bounds(stream, size):
     with pytest.raises(TooLong):

@@ -42,7 +42,17 @@ def test_capa(server):
     lines = said.decode().splitlines()
     assert lines[0].startswith("+OK")
     assert lines[-1] == "."
-    assert {"SASL PLAIN LOGIN", "TOP", "USER", "UIDL", "PIPELINING", "UTF8 USER", "LANG", "RESP-CODES", "AUTH-RESP-CODE"} < set(lines)
+    assert {
+        "SASL PLAIN LOGIN",
+        "TOP",
+        "USER",
+        "UIDL",
+        "PIPELINING",
+        "UTF8 USER",
+        "LANG",
+        "RESP-CODES",
+        "AUTH-RESP-CODE",
+    } < set(lines)
     assert "STLS" not in lines
 
 
@@ -50,7 +60,19 @@ def test_auth_lists_mechanisms(server):
     assert play(server, b"AUTH\r\n")[0].splitlines()[1:] == [b"PLAIN", b"LOGIN", b"."]
 
 
-@pytest.mark.parametrize("command", [b"PASS x\r\n", b"STAT\r\n", b"\r\n", b"AUTH PLAIN !\r\n", b"LANG xx\r\n", b"\xff\0\r\n", b"STLS\r\n", b"APOP u1 x\r\n"])
+@pytest.mark.parametrize(
+    "command",
+    [
+        b"PASS x\r\n",
+        b"STAT\r\n",
+        b"\r\n",
+        b"AUTH PLAIN !\r\n",
+        b"LANG xx\r\n",
+        b"\xff\0\r\n",
+        b"STLS\r\n",
+        b"APOP u1 x\r\n",
+    ],
+)
 def test_bad_commands(server, command):
     said, events = play(server, command)
     assert said.startswith(b"-ERR ")

@@ -1,6 +1,6 @@
 """Real activators. Each starts one that listens and runs argv for every connection, and yields its Listener.
 
-    with ACTIVATORS["xinetd"](Service(directory, "127.0.0.1", 143, argv, environment)) as listener: ...
+with ACTIVATORS["xinetd"](Service(directory, "127.0.0.1", 143, argv, environment)) as listener: ...
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Courier from its unpacked packages: its configuration directory, its local servers, and all of it as a server.
 
-    configure(directory, accounts, homes, IMAP_PROXY="1")       the configuration directory, Courier's own files adapted
-    local_server("imap")                                        argv for the helper: imapd and its default maildir
-    with courier(directory, "127.0.0.3", configuration): ...    couriertcpd with imaplogin and courierpop3login
+configure(directory, accounts, homes, IMAP_PROXY="1")       the configuration directory, Courier's own files adapted
+local_server("imap")                                        argv for the helper: imapd and its default maildir
+with courier(directory, "127.0.0.3", configuration): ...    couriertcpd with imaplogin and courierpop3login
 """
 
 from __future__ import annotations
