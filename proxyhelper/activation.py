@@ -4,6 +4,7 @@ xinetd, inetd, systemd (`Accept=yes`) and couriertcpd leave a socket; couriertls
 socketpair or two pipes, and say in the environment who the client is.
 """
 
+from .descriptors import is_socket
 from .interpreter import posix, socket
 
 TYPE_CHECKING = False
@@ -13,7 +14,6 @@ if TYPE_CHECKING:
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 MAPPED = "::ffff:"
-S_IFMT, S_IFSOCK, S_IFCHR = 0o170000, 0o140000, 0o020000  # inode(7)
 
 
 class NotAConnection(Exception):
@@ -44,19 +44,6 @@ class Connection:
     def __init__(self, peer: Address, local: Address) -> None:
         self.peer = peer
         self.local = local
-
-
-def is_socket(descriptor: int) -> bool:
-    return posix.fstat(descriptor).st_mode & S_IFMT == S_IFSOCK
-
-
-def same_file(one: int, other: int) -> bool:
-    """Whether two descriptors are open on the same thing; a closed one is on nothing."""
-    try:
-        first, second = posix.fstat(one), posix.fstat(other)
-    except OSError:
-        return False
-    return (first.st_dev, first.st_ino) == (second.st_dev, second.st_ino)
 
 
 def inspect(environment: "Mapping[str, str]") -> Connection:
@@ -126,7 +113,7 @@ def _is_ip(text: str) -> bool:
     for family in INTERNET:
         try:
             socket.inet_pton(family, text)
-        except OSError:
+        except (OSError, ValueError):
             continue
         return True
     return False

@@ -5,7 +5,7 @@ One deadline covers resolving, every address of the host, and the greeting; anot
 
 import time
 
-from .activation import plain_ip
+from .activation import Address, plain_ip
 from .dialogue.events import BackendFault, Reply
 from .failures import BackendRefused, Failure, Loop, Temporary
 from .interpreter import posix, socket
@@ -24,12 +24,13 @@ if TYPE_CHECKING:
 REPLY_SECONDS = 30.0
 """For each reply to a login: backends delay refusals on purpose, Dovecot by up to 17 s."""
 
-RESOLVER_VARIABLE = b"RES_OPTIONS"
-RESOLVER_OPTIONS = b"timeout:1 attempts:2"
-"""resolv.conf(5): with three name servers that do not answer, a name costs about 6 s."""
+RESOLVER_OPTIONS = b"timeout:1 attempts:1 "
+"""resolv.conf(5). The C library cannot be interrupted: where three name servers are silent, a name costs 6 s, whatever
+PROXY_TIMEOUT says."""
 
 ANOTHER_ADDRESS_MAY_HELP = (b"[UNAVAILABLE]", b"[SYS/TEMP]")
 CHUNK = 65536
+MAX_QUOTED = 200
 
 
 class Lost(Temporary):
@@ -48,15 +49,16 @@ class Backend:
 
 
 class Target:
-    """A mailhost to log in to, and what tells us that it is ourselves."""
+    """A mailhost to log in to, and what tells us that it is ourselves: the address that is `served` to our client, and
+    the names of `this_host`."""
 
-    __slots__ = ("host", "port", "served_port", "this_host", "timeout")
+    __slots__ = ("host", "port", "served", "this_host", "timeout")
 
-    def __init__(self, host: str, port: int, timeout: float, served_port: str, this_host: str) -> None:
+    def __init__(self, host: str, port: int, timeout: float, served: Address, this_host: str) -> None:
         self.host = host
         self.port = port
         self.timeout = timeout
-        self.served_port = served_port
+        self.served = served
         self.this_host = this_host
 
     def __str__(self) -> str:
@@ -96,16 +98,11 @@ def _summary(target: Target, failures: "list[Failure]") -> Failure:
 
 def _resolve(target: Target) -> "list[Place]":
     """Addresses of the host. As bytes the name is not run through the IDNA codec, whose import costs 10 ms."""
-    bounded_already = RESOLVER_VARIABLE in posix.environ
-    if not bounded_already:
-        posix.putenv(RESOLVER_VARIABLE, RESOLVER_OPTIONS)
+    posix.putenv(b"RES_OPTIONS", RESOLVER_OPTIONS + posix.environ.get(b"RES_OPTIONS", b""))
     try:
         found = socket.getaddrinfo(target.host.rstrip(".").encode(), target.port, 0, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
         raise Temporary(f"backend {target}: cannot resolve the name: {_words(error)}") from None
-    finally:
-        if not bounded_already:
-            posix.unsetenv(RESOLVER_VARIABLE)
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
@@ -145,8 +142,11 @@ def _connect(connecting: socket.socket, address: "Any", deadline: float) -> None
 
 
 def _guard_against_loop(connected: socket.socket, target: Target) -> None:
+    """Raises Loop where the backend is this host on the port that is served. Where the kernel has connected different
+    addresses of this host, the next helper sees it: its client has come to the address that it is to connect to."""
     own, peer = connected.getsockname()[:2], connected.getpeername()[:2]
-    if plain_ip(own[0]) == plain_ip(peer[0]) and str(peer[1]) == target.served_port:
+    ours = (plain_ip(own[0]), target.served.ip)
+    if plain_ip(peer[0]) in ours and str(peer[1]) == target.served.port:
         raise Loop(
             f"mailhost {target} is {peer[0]}, this very service, but this host knows itself as {target.this_host}: "
             "make the mailhost option, PROXY_HOSTNAME or the host name agree"
@@ -173,7 +173,7 @@ def _quote(said: bytes, password: bytes) -> str:
     escaped = password.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     if password in said or escaped in said:
         return "(not shown: it repeats the password)"
-    return decode(said.rstrip())
+    return decode(said[:MAX_QUOTED].rstrip())
 
 
 def _remaining(deadline: float) -> float:

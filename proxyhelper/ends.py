@@ -6,7 +6,7 @@ to the end of each command; a pipe, which cannot be peeked, byte by byte. Deadli
 
 import time
 
-from .activation import is_socket, same_file
+from .descriptors import is_socket, same_file
 from .interpreter import posix, socket
 
 TYPE_CHECKING = False
@@ -42,9 +42,15 @@ class SocketEnd:
         return self._within(deadline, lambda: self._socket.recv(PEEK, socket.MSG_PEEK))
 
     def consume(self, count: int) -> None:
-        """Drop bytes that were peeked at."""
+        """Drop bytes that were peeked at. Raises Closed."""
         while count:
-            count -= len(self._socket.recv(count))
+            try:
+                taken = len(self._socket.recv(count))
+            except OSError:
+                taken = 0
+            if not taken:
+                raise Closed  # somebody else has read from the connection
+            count -= taken
 
     def send(self, data: bytes, deadline: float) -> None:
         """All of `data`. Raises TimedOut, Closed."""
@@ -61,8 +67,8 @@ class SocketEnd:
             pass  # it has gone, or had its time
 
     def _within(self, deadline: float, act: "Callable[[], Result]") -> "Result":
-        self._socket.settimeout(_remaining(deadline))
         try:
+            self._socket.settimeout(_remaining(deadline))
             return act()
         except TimeoutError:
             raise TimedOut from None

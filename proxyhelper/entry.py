@@ -23,7 +23,7 @@ def main(protocol: str, arguments: "list[str]") -> int:
     environment = settings.environment()
     try:
         configured = settings.load(protocol, environment)
-        posix.write(1, greeting(protocol, configured.offered, configured.login_allowed))
+        posix.write(1, greeting(protocol, configured.capabilities, configured.login_allowed))
     except Exception as error:
         from .session import give_up
 
@@ -40,7 +40,10 @@ def _explain(protocol: str, option: str) -> int:
 
     if option == "--version":
         print(f"proxyhelper-{protocol} {__version__}", flush=True)
-        return 0
-    usage = USAGE.format(protocol=protocol, upper=protocol.upper())
-    print(usage, end="", file=sys.stdout if option == "--help" else sys.stderr, flush=True)
-    return 0 if option == "--help" else 64
+    elif option == "--help":
+        print(USAGE.format(protocol=protocol, upper=protocol.upper()), end="", flush=True)
+    else:
+        if sys.stderr:  # not where it is the client's connection
+            print(f"proxyhelper-{protocol}: there is no option {option}; see --help", file=sys.stderr, flush=True)
+        return 64
+    return 0

@@ -9,6 +9,7 @@ from . import privileges
 from .failures import Disabled, Temporary
 from .interpreter import posix, signal
 from .log import SYSLOG
+from .settings import INHERITED
 from .text import encode
 
 TYPE_CHECKING = False
@@ -41,22 +42,24 @@ def run(
     person = _person(account)
     if not command:
         raise Temporary("the mailbox is on this host, but no local server is given on the command line")
-    if privileges.is_root():
-        privileges.assume(person)
+    directory = posix.getcwdb()
+    root = privileges.assume(person) if privileges.is_root() else None
     try:
         _enter_home(account.home)
         _check_executable(command[0])
     except Temporary:
-        _go_back()
+        if root:
+            privileges.resume_root(root)
+        posix.chdir(directory)
         raise
-    if privileges.may_resume_root():
+    if root:
         privileges.settle(person)
     _clean_up(settings, log)
     arguments = _arguments(command, account, settings)
     try:
         posix.execve(command[0], arguments, {encode(name): encode(value) for name, value in environment.items()})
-    except OSError as error:
-        raise ExecFailed(f"cannot run {command[0]}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: NUL in an argument or variable
+        raise ExecFailed(f"cannot run {command[0]}: {error}") from None
 
 
 def environment_for(
@@ -85,8 +88,8 @@ def environment_for(
 def _person(account: "Account") -> privileges.Person:
     if account.uid is None or account.gid is None:
         raise Temporary("the mailbox is on this host, but the account has no uid and gid")
-    if account.uid == 0:
-        raise Disabled("the account's uid is 0: no mailbox is served as root")
+    if account.uid == 0 or account.gid == 0:
+        raise Disabled("the account's uid or gid is 0: no mailbox is served as root")
     if not privileges.is_root() and account.uid != posix.geteuid():
         raise Temporary(
             f"only root can become the account's uid {account.uid}, and this process runs as {posix.geteuid()}"
@@ -104,6 +107,8 @@ def _enter_home(home: str) -> None:
 
 
 def _check_executable(server: str) -> None:
+    if not server.startswith("/"):  # it would be looked for in the account's home
+        raise Temporary(f"the local server {server} is not an absolute path")
     if not _is_file(server) or not posix.access(server, posix.X_OK, effective_ids=True):
         raise Temporary(f"the local server {server} is not a program that the account's user can run")
 
@@ -113,12 +118,6 @@ def _is_file(path: str) -> bool:
         return stat.S_ISREG(posix.stat(path).st_mode)
     except OSError:
         return False
-
-
-def _go_back() -> None:
-    if privileges.may_resume_root():
-        privileges.resume_root()
-    posix.chdir("/")
 
 
 def _arguments(command: "list[str]", account: "Account", settings: "Settings") -> "list[bytes]":
@@ -133,7 +132,7 @@ def _clean_up(settings: "Settings", log: "Log") -> None:
         _log_through_pipe(log.ident)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
         signal.signal(number, signal.SIG_DFL)
-    if settings.umask is not None:
+    if settings.umask != INHERITED:
         posix.umask(settings.umask)
     for descriptor in (0, 1, 2):
         posix.set_blocking(descriptor, True)

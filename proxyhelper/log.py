@@ -6,7 +6,7 @@ fail2ban's `courier-auth` filter reads up to the first `ip=[…]`, so whatever e
 a client sent holds a comma, bracket, blank or control character.
 """
 
-from .activation import S_IFCHR, S_IFMT, same_file
+from .descriptors import S_IFCHR, S_IFMT, same_file
 from .interpreter import posix
 from .text import encode
 
@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 PRIORITIES = {"CRIT": 2, "ERR": 3, "WARN": 4, "INFO": 6, "DEBUG": 7}  # syslog(3), as courierlogger maps them
 MAX_VALUE = 256
 PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b",[]\\")
+
+STALLED_MS = 1000
+"""A reader of stderr that takes nothing for so long loses the line: mail does not wait for its log."""
 
 STDERR, JOURNAL, SYSLOG = "stderr", "journal", "syslog"
 
@@ -53,9 +56,11 @@ def choose_sink(environment: "Mapping[str, str]") -> str:
 
 def _silence_stderr() -> None:
     null = posix.open("/dev/null", posix.O_RDWR)
-    if null != 2:
-        posix.dup2(null, 2)
-        posix.close(null)
+    if null == 2:
+        posix.set_inheritable(2, True)  # a local server finds it open
+        return
+    posix.dup2(null, 2)
+    posix.close(null)
 
 
 class Log:
@@ -67,7 +72,7 @@ class Log:
         self.protocol = protocol.upper()
         self.address = ""
 
-    def of(self, connection: "Connection") -> None:
+    def about(self, connection: "Connection") -> None:
         """From now on each line says which client it is about."""
         self.address = f", ip=[{connection.peer.log_form()}], port=[{connection.peer.port}]"
 
@@ -88,7 +93,12 @@ class Log:
             syslog.syslog(PRIORITIES[level], line)
             return
         prefix = f"<{PRIORITIES[level]}>" if self.sink == JOURNAL else f"{level}: "
+        import select
+
+        poll = select.poll()
+        poll.register(2, select.POLLOUT)
         try:
-            posix.write(2, f"{prefix}{line}\n".encode())
+            if poll.poll(STALLED_MS):
+                posix.write(2, f"{prefix}{line}\n".encode())
         except OSError:
             pass  # nowhere is left to say it

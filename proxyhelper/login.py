@@ -10,15 +10,24 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .accounts.account import Account
+    from .activation import Address
     from .backend import Backend, Client
     from .dialogue.events import Login
+    from .routing import Route
     from .settings import Settings
 
 CONTROL_BYTES = bytes([*range(0x20), 0x7F])
 
 
-def find_account(login: "Login", settings: "Settings", served_port: str) -> "Account":
-    """The account that may log in on the port that is served ("" where that is not known). Raises a Failure."""
+def find_server(login: "Login", settings: "Settings", served_port: str) -> "tuple[Account, Route]":
+    """The account that may log in on the port that is served ("" where that is not known), and where it lives.
+
+    Raises a Failure."""
+    account = _find_account(login, settings, served_port)
+    return account, routing.decide(account, settings, served_port)
+
+
+def _find_account(login: "Login", settings: "Settings", served_port: str) -> "Account":
     if not could_be(encode(login.user)) or not could_be(login.password):
         raise WrongCredentials("not a name or password at all")
     service = settings.services.get(served_port) or settings.protocol
@@ -50,7 +59,7 @@ def check_options(account: "Account", settings: "Settings") -> None:
 
 
 def reach_backend(
-    route: "routing.Route", account: "Account", login: "Login", settings: "Settings", served_port: str, utf8: bool
+    route: "Route", account: "Account", login: "Login", settings: "Settings", served: "Address", utf8: bool
 ) -> "Backend":
     """Log in to the backend of `route` as the account. Raises a Failure.
 
@@ -58,16 +67,16 @@ def reach_backend(
     from . import backend, privileges
 
     names = ", ".join(f"{name} ({source})" for name, source in routing.names_of_this_host(settings))
-    target = backend.Target(route.host, route.port, settings.timeout, served_port, names)
+    target = backend.Target(route.host, route.port, settings.timeout, served, names)
     new_client = _client_maker(_line_value(account.address), login.password, settings, utf8)
     person = privileges.proxy_person(settings.proxy_user) if privileges.is_root() else None
     if person is None:
         return backend.log_in(target, new_client, login.password)
-    privileges.assume(person)
+    before = privileges.assume(person)
     try:
         reached = backend.log_in(target, new_client, login.password)
     except BaseException:
-        privileges.resume_root()
+        privileges.resume_root(before)
         raise
     privileges.settle(person)
     return reached

@@ -5,11 +5,9 @@ somebody else and can be taken back by `resume_root`, for a dialogue that goes o
 it final, before anything is relayed or executed. Where this process is not root there is nothing to give up.
 """
 
+from .accounts.account import MAX_ID
 from .failures import Temporary
 from .interpreter import posix
-
-MAX_ID = 0xFFFFFFFE
-"""One more is -1, which setresuid(2) takes for "leave it as it is"."""
 
 
 class Person:
@@ -18,7 +16,7 @@ class Person:
     __slots__ = ("gid", "groups", "uid")
 
     def __init__(self, uid: int, gid: int, groups: "list[int]") -> None:
-        if not (0 < uid <= MAX_ID and 0 <= gid <= MAX_ID):
+        if not (0 < uid <= MAX_ID and 0 < gid <= MAX_ID):
             raise ValueError("root, or not an id at all")
         self.uid = uid
         self.gid = gid
@@ -37,8 +35,8 @@ def proxy_person(name: "str | None") -> Person:
             entry = pwd.getpwnam(candidate)
         except KeyError:
             continue
-        if entry.pw_uid == 0:
-            raise Temporary(f"PROXY_USER={candidate} is root: name an unprivileged user")
+        if entry.pw_uid == 0 or entry.pw_gid == 0:
+            raise Temporary(f"PROXY_USER={candidate} is root or in its group: name an unprivileged user")
         return Person(entry.pw_uid, entry.pw_gid, [entry.pw_gid])
     raise Temporary(f"PROXY_USER={name} is not a user of this host" if name else "no user to relay as: set PROXY_USER")
 
@@ -47,26 +45,34 @@ def is_root() -> bool:
     return posix.geteuid() == 0
 
 
-def may_resume_root() -> bool:
-    return posix.getresuid()[2] == 0
+class Root:
+    """What `assume` changes beside the user id."""
+
+    __slots__ = ("gids", "groups")
+
+    def __init__(self) -> None:
+        self.gids = posix.getresgid()
+        self.groups = posix.getgroups()
 
 
-def assume(person: Person) -> None:
+def assume(person: Person) -> Root:
     """Become `person` as far as files and signals go. Raises Temporary, then unchanged."""
+    root = Root()
     try:
         posix.setgroups(person.groups)
         posix.setresgid(person.gid, person.gid, person.gid)
         posix.setresuid(person.uid, person.uid, 0)
     except OSError as error:
-        resume_root()
+        resume_root(root)
         raise Temporary(f"cannot become uid {person.uid}, gid {person.gid}: {error.strerror}") from None
+    return root
 
 
-def resume_root() -> None:
+def resume_root(root: Root) -> None:
     """Take `assume` back."""
     posix.setresuid(0, 0, 0)
-    posix.setresgid(0, 0, 0)
-    posix.setgroups([])
+    posix.setresgid(*root.gids)
+    posix.setgroups(root.groups)
 
 
 def settle(person: Person) -> None:

@@ -7,15 +7,18 @@ by one pipe, and a slow reader slows its writer.
 
 Each direction ends by itself. Behind the last byte of one end the other end's writing side is shut; what is still
 under way in the other direction goes on. After the first end, a pair has LINGER seconds without progress to live.
+Where a sink has gone, its source is read on for nobody: a socket that is closed with bytes unread resets its peer, who
+may not have read all of ours.
 """
 
 import select
 import time
 from fcntl import F_SETPIPE_SZ, fcntl
 
-from .activation import is_socket
+from .descriptors import is_socket
 from .interpreter import posix, socket
 
+GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 LINGER = 60.0
 """Seconds without progress after one side has finished."""
 
@@ -33,7 +36,7 @@ TICK = 1.0
 """Seconds between looks at the clock while a pair lingers or a spare pipe waits to be closed."""
 KEEPALIVE = (("TCP_KEEPIDLE", 120), ("TCP_KEEPINTVL", 30), ("TCP_KEEPCNT", 6))
 
-READING, WRITING, ENDED = "reading", "writing", "ended"
+READING, WRITING, DRAINING, ENDED = "reading", "writing", "draining", "ended"
 
 
 class Pipe:
@@ -70,7 +73,8 @@ class Pipe:
 class Flow:
     """One direction of a pair: from descriptor `source` to descriptor `sink`; `moved` counts delivered bytes.
 
-    `state` is what it waits for: to read from its source, to write to its sink, or nothing any more.
+    `state` is what it waits for: to read from its source, to write to its sink, to read what nobody wants any more,
+    or nothing.
     """
 
     __slots__ = ("_buffer", "_pipe", "_relay", "_splices", "moved", "pair", "sink", "source", "state")
@@ -88,13 +92,23 @@ class Flow:
 
     def move(self) -> None:
         """Move what can be moved now."""
-        rounds = ROUNDS
-        while self._delivered() and rounds and self._read_on():
-            rounds -= 1
+        if self.state is DRAINING:
+            self._drain()
+            return
+        for _ in range(ROUNDS):
+            if not self._delivered():
+                return
+            size = self._read_on()
+            if size < FULL_READ:
+                break
+        if size:
+            self._delivered()
 
-    def end(self) -> None:
+    def end(self, state: str = ENDED) -> None:
         """Forget what is under way, and tell the sink that this was all."""
-        self.state = ENDED
+        if self.state is ENDED:
+            return
+        self.state = state
         self._buffer = b""
         if self._pipe:
             self._pipe.close()
@@ -110,38 +124,54 @@ class Flow:
             self.state = WRITING
             return False
         except OSError:  # the sink takes no more, ever
-            self.end()
+            self.end(DRAINING)
             return False
         self.state = READING
         return True
 
-    def _read_on(self) -> bool:
-        """Read; whether there is something to deliver now."""
+    def _read_on(self) -> int:
+        """Read; how many bytes there are to deliver now."""
         try:
             size = self._splice_in() if self._splices else self._read()
         except BlockingIOError:
-            return False
+            return 0
         except OSError:  # reset, or no sign of life for long: it says no more, and will not hear more
-            for flow in self.pair.flows():
-                flow.end()
-            return False
+            self.end()
+            self.pair.other(self).end(DRAINING)
+            return 0
         if not size:
             self.end()
-        return size > 0
+        return size
 
     def _read(self) -> int:
         self._buffer = posix.read(self.source, FULL_READ)
         return len(self._buffer)
 
+    def _drain(self) -> None:
+        try:
+            if not posix.read(self.source, FULL_READ):
+                self.state = ENDED
+        except BlockingIOError:
+            pass
+        except OSError:
+            self.state = ENDED
+
     def _splice_in(self) -> int:
-        self._pipe = self._relay.take_pipe()
+        """Splice into a pipe. `splice` stops before TCP's urgent data as if that were the end, `read` steps over it; so
+        nothing is taken for the end that `read` does not call so."""
+        try:
+            self._pipe = self._relay.take_pipe()
+        except OSError:  # no descriptors left
+            return self._read()
         try:
             size = self._pipe.fill(self.source)
+        except BlockingIOError:
+            size = 0
         finally:
             self._give_back_empty_pipe()
         if size >= FULL_READ and self._pipe and not self._pipe.grown:
             self._pipe.grow()
-        return size
+        return size or self._read()
 
     def _deliver(self) -> None:
         while self._buffer:
@@ -175,6 +205,9 @@ class Pair:
         self.from_client = Flow(relay, self, client[0], backend, b"")
         self.to_client = Flow(relay, self, backend, client[1], to_client)
 
+    def other(self, flow: Flow) -> Flow:
+        return self.to_client if flow is self.from_client else self.from_client
+
     def flows(self) -> "tuple[Flow, Flow]":
         return self.from_client, self.to_client
 
@@ -189,14 +222,20 @@ class Pair:
         """What the flows wait for at `descriptor`, as epoll names it."""
         interest = 0
         for flow in self.flows():
-            if flow.state is READING and flow.source == descriptor:
+            if flow.state in (READING, DRAINING) and flow.source == descriptor:
                 interest |= select.EPOLLIN
             elif flow.state is WRITING and flow.sink == descriptor:
                 interest |= select.EPOLLOUT
+            elif flow.state is WRITING and flow.source == descriptor and self.deadline is None:
+                interest |= select.EPOLLRDHUP
         return interest
 
-    def states(self) -> "tuple[str, str]":
-        return self.from_client.state, self.to_client.state
+    def waiting(self) -> "tuple[str, str, bool]":
+        """What decides which events the pair waits for."""
+        return self.from_client.state, self.to_client.state, self.deadline is None
+
+    def ended(self) -> bool:
+        return self.from_client.state is ENDED and self.to_client.state is ENDED
 
 
 class Relay:
@@ -252,18 +291,22 @@ class Relay:
             self._drop_spare_pipes()
         for descriptor, event in events:
             if pair := self._pairs.get(descriptor):
-                before = pair.states()
+                before = pair.waiting()
                 self._move(pair, descriptor, event)
-                if pair.states() != before:
+                if pair.waiting() != before:
                     self._update(pair)
         if self._lingering:
             self._end_overdue()
 
     def _move(self, pair: Pair, descriptor: int, event: int) -> None:
         for flow in pair.flows():
-            if (flow.state is READING and flow.source == descriptor and event & ~select.EPOLLOUT) or (
-                flow.state is WRITING and flow.sink == descriptor and event & ~select.EPOLLIN
-            ):
+            reads, writes = flow.source == descriptor, flow.sink == descriptor
+            if flow.state is WRITING:
+                if writes and event & ~select.EPOLLIN:
+                    flow.move()
+                elif reads and event & GONE:
+                    pair.linger()  # it will never be read to its end where the sink takes nothing
+            elif flow.state is not ENDED and reads and event & ~select.EPOLLOUT:
                 flow.move()
 
     def _update(self, pair: Pair) -> None:
@@ -272,7 +315,7 @@ class Relay:
             self._wait_for(descriptor, pair.interest(descriptor))
         if pair.deadline is not None:
             self._lingering.add(pair)
-        if pair.states() == (ENDED, ENDED):
+        if pair.ended():
             self._lingering.discard(pair)
             for descriptor in pair.descriptors():
                 del self._pairs[descriptor], self._interest[descriptor]
@@ -293,8 +336,7 @@ class Relay:
         now = time.monotonic()
         for pair in [pair for pair in self._lingering if pair.deadline is not None and pair.deadline < now]:
             for flow in pair.flows():
-                if flow.state is not ENDED:
-                    flow.end()
+                flow.end()
             self._update(pair)
 
     def _drop_spare_pipes(self) -> None:

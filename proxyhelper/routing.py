@@ -12,17 +12,16 @@ SERVICE_PORTS = {"imap": 143, "pop3": 110}
 
 
 class Route:
-    """Where to go. `host` is "" for this host; `reason` says why, for people."""
+    """Where to go. `host` is "" for this host; `reason` says why, for people. `is_missing`: the account should have a
+    mailhost, and has none."""
 
-    __slots__ = ("host", "port", "reason")
+    __slots__ = ("host", "is_missing", "port", "reason")
 
-    def __init__(self, reason: str, host: str = "", port: int = 0) -> None:
+    def __init__(self, reason: str, host: str = "", port: int = 0, is_missing: bool = False) -> None:
+        self.is_missing = is_missing
         self.host = host
         self.port = port
         self.reason = reason
-
-
-NO_MAILHOST = Route("the account has no mailhost")
 
 
 def decide(account: "Account", settings: "Settings", served_port: str) -> Route:
@@ -31,7 +30,7 @@ def decide(account: "Account", settings: "Settings", served_port: str) -> Route:
         return Route(f"{settings.protocol.upper()}_PROXY is off")
     mailhost = account.options.get("mailhost", "").strip()
     if not mailhost:
-        return NO_MAILHOST
+        return Route("the account has no mailhost", is_missing=True)
     host, own_port = parse_mailhost(mailhost)
     port = settings.proxy_port or service_port(settings.protocol)
     if own_port is None or str(own_port) in (str(port), served_port):

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from .accounts.account import Account
     from .backend import Backend
-    from .dialogue.events import Login
+    from .dialogue.events import Abuse, Login, Logout
     from .dialogue.imap import Server as ImapServer
     from .dialogue.pop3 import Server as Pop3Server
     from .ends import End
@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 LOGIN_SECONDS = 60.0
 """From the greeting to a complete login, as Courier gives."""
+MAX_LOGINS = 10
+"""Logins of one connection: a client that asks again at once must not turn an outage into a storm."""
 FAREWELL_SECONDS = 5.0
 """For a last word to a client that may not read."""
 LISTENER_PAUSE = 1.0
@@ -41,7 +43,7 @@ def serve(settings: "Settings", command: "list[str]", environment: "dict[str, st
     journal = log.Log(log.choose_sink(environment), settings.protocol, settings.tls)
     try:
         connection = activation.inspect(environment)
-        journal.of(connection)
+        journal.about(connection)
         journal.event("DEBUG", "Connection")
         handover = Session(connection, settings, journal, command, environment).run()
     except Exception as error:
@@ -53,7 +55,7 @@ def give_up(protocol: str, environment: "dict[str, str]", error: Exception) -> i
     """Deal with an error before the greeting. Returns the exit status."""
     journal = log.Log(log.choose_sink(environment), protocol, tls=False)
     try:
-        journal.of(activation.inspect(environment))
+        journal.about(activation.inspect(environment))
     except activation.NotAConnection as reason:
         error = reason
     return _fail(protocol, journal, error)
@@ -157,7 +159,7 @@ class Session:
         self.end = client_end()
         self.connection = connection
         self.settings = settings
-        self.server = _server_class(settings.protocol)(settings.offered, settings.login_allowed)
+        self.server = _server_class(settings.protocol)(settings.capabilities, settings.login_allowed)
         self.log = journal
         self.command = command
         self.environment = environment
@@ -166,9 +168,14 @@ class Session:
         """Until the client can be handed over; None where it is gone or sent away."""
         deadline = time.monotonic() + LOGIN_SECONDS
         try:
-            while login := self._next_login(deadline):
+            for _ in range(MAX_LOGINS):
+                login = self._next_login(deadline)
+                if not login:
+                    return None
                 if handover := self._log_in(login):
                     return handover
+            self.log.event("INFO", "DISCONNECTED", detail="too many failed logins")
+            _bid_farewell(self.end, self.server.FAREWELLS["too many"])
         except TimedOut:
             self.log.event("INFO", "TIMEOUT")
             _bid_farewell(self.end, self.server.FAREWELLS["timeout"])
@@ -178,26 +185,31 @@ class Session:
 
     def _next_login(self, deadline: float) -> "Login | None":
         """The next complete login, or None where the client leaves or is sent away. Raises TimedOut, Closed."""
-        from .dialogue.events import Abuse, Insecure, Login
+        from .dialogue.events import Abuse, LoginRefused, Logout
 
         while data := self.end.peek(deadline):
             taken, reply, event = self.server.feed(data)
             self.end.consume(taken)
-            if isinstance(event, Abuse):
-                self.log.event("INFO", "DISCONNECTED", detail=event.reason)
-                _bid_farewell(self.end, reply)
+            if isinstance(event, (Abuse, Logout)):
+                self._end(event, reply)
                 return None
             if reply:
                 self.end.send(reply, deadline)
-            if isinstance(event, Login):
-                return event
-            if isinstance(event, Insecure):
+            if isinstance(event, LoginRefused):
                 self.log.login("INFO", "LOGIN REFUSED", detail="TLS is required")
             elif event:
-                self.log.event("INFO", "LOGOUT")
-                return None
+                return event
         self.log.event("INFO", "DISCONNECTED")
         return None
+
+    def _end(self, event: "Abuse | Logout", words: bytes) -> None:
+        from .dialogue.events import Abuse
+
+        if isinstance(event, Abuse):
+            self.log.event("INFO", "DISCONNECTED", detail=event.reason)
+        else:
+            self.log.event("INFO", "LOGOUT")
+        _bid_farewell(self.end, words)
 
     def _log_in(self, login: "Login") -> "Handover | None":
         """Find the account's server. None where that failed, and the client has been told; does not return where the
@@ -219,19 +231,17 @@ class Session:
         return None
 
     def _find_server(self, login: "Login") -> "Handover | None":
-        from . import login as middle
-        from . import routing
+        from .login import find_server, reach_backend
 
-        port = self.connection.local.port
-        account = middle.find_account(login, self.settings, port)
-        route = routing.decide(account, self.settings, port)
-        if route is routing.NO_MAILHOST:
+        served = self.connection.local
+        account, route = find_server(login, self.settings, served.port)
+        if route.is_missing:
             self.log.event("WARN", f"proxy enabled, but no proxy host defined for {log.escape(account.address)}")
         if route.host:
             from .relay import Relay  # now: PROXY_USER need not be able to read this installation
 
             relay = Relay()
-            backend = middle.reach_backend(route, account, login, self.settings, port, self.server.utf8)
+            backend = reach_backend(route, account, login, self.settings, served, self.server.utf8)
             return Handover(account.address, backend, self.server.answered(backend.reply), relay)
         return self._run_local_server(account)
 
@@ -244,5 +254,5 @@ class Session:
             local.run(self.command, account, environment, self.settings, self.log)
         except local.ExecFailed as error:
             self.log.login("ERR", "LOGIN DEFERRED", account.address, str(error))
-            _bid_farewell(self.end, self.server.refused("temporary"))
+            _bid_farewell(client_end(), self.server.refused("temporary"))  # `run` has closed all but fd 0, 1, 2
             raise Closed from None

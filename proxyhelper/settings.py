@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 DEFAULT_DIRECTORY = "/etc/courier"
 MAX_FILE = 1 << 20
+INHERITED = -1
 SHELL_SYNTAX = frozenset(";&|<>()`")
 PLAIN_UNTIL = frozenset(" \t'\"\\$#") | SHELL_SYNTAX
 PLAIN_IN_QUOTES_UNTIL = frozenset('"\\$`')
@@ -29,13 +30,13 @@ class Settings:
     protocol          "imap" or "pop3"
     directory         where the configuration and the userdb are
     exported          every assignment of the protocol's own files, for the local server's environment
-    offered           IMAP: capabilities as configured; POP3: SASL mechanisms as configured
+    capabilities      IMAP's as configured, none for POP3
     tls               the client's side of the connection is encrypted already
     login_allowed     TLS is there, or not required
     proxy             accounts with a mailhost elsewhere are proxied
     hostname          PROXY_HOSTNAME, or ""
     foreign           tell the client the backend's capabilities (IMAP_PROXY_FOREIGN)
-    proxy_port        port of the backends, or None: as getservbyname says
+    proxy_port        port of the backends, or 0: as getservbyname says
     proxy_user        user to relay as, or None: Courier's or nobody
     timeout           seconds to reach a backend and read its greeting
     fail_delay        seconds from a complete command to the reply that its credentials are wrong
@@ -44,13 +45,13 @@ class Settings:
     domain_separators DOMAINSEP
     default_options   DEFAULTOPTIONS
     maildir           MAILDIRPATH
-    umask             umask of the local server (IMAP_UMASK), or None
+    umask             umask of the local server (IMAP_UMASK), or INHERITED
     """
 
     __slots__ = (
-        "default_domain", "default_options", "directory", "domain_separators", "exported", "fail_delay", "foreign",
-        "hostname", "login_allowed", "maildir", "offered", "protocol", "proxy", "proxy_port", "proxy_user",
-        "services", "timeout", "tls", "umask",
+        "capabilities", "default_domain", "default_options", "directory", "domain_separators", "exported",
+        "fail_delay", "foreign", "hostname", "login_allowed", "maildir", "protocol", "proxy", "proxy_port",
+        "proxy_user", "services", "timeout", "tls", "umask",
     )  # fmt: skip
 
     def __init__(self, protocol: str, directory: str, exported: "dict[str, str]", values: "Values") -> None:
@@ -60,21 +61,20 @@ class Settings:
         self.exported = exported
         self.tls = values.environment_flag(f"{upper}_TLS")
         self.login_allowed = self.tls or not values.flag(f"{upper}_TLS_REQUIRED")
-        self.offered = _capabilities(values, self.tls) if protocol == "imap" else _mechanisms(values, self.tls)
+        self.capabilities = _capabilities(values, self.tls) if protocol == "imap" else []
         self.proxy = values.flag(f"{upper}_PROXY")
         self.hostname = values.text("PROXY_HOSTNAME")
         self.foreign = protocol == "imap" and values.flag("IMAP_PROXY_FOREIGN")
-        self.proxy_port = values.number(f"{upper}_PROXY_PORT", None, 1, 65535)
+        self.proxy_port = values.number(f"{upper}_PROXY_PORT", 0, 1, 65535)
         self.proxy_user = values.text("PROXY_USER") or None
-        self.timeout = values.number("PROXY_TIMEOUT", None, 1, 600) or 10
-        delay = values.number("LOGIN_FAIL_DELAY", None, 0, 60)
-        self.fail_delay = 5 if delay is None else delay
+        self.timeout = values.number("PROXY_TIMEOUT", 10, 1, 600)
+        self.fail_delay = values.number("LOGIN_FAIL_DELAY", 5, 0, 60)
         self.services = values.starting_with("AUTHSERVICE")
         self.default_domain = values.text("DEFDOMAIN")
         self.domain_separators = values.text("DOMAINSEP")
         self.default_options = values.text("DEFAULTOPTIONS")
         self.maildir = values.text("MAILDIRPATH") or "Maildir"
-        self.umask = values.number("IMAP_UMASK", None, 0, 0o777, base=8) if protocol == "imap" else None
+        self.umask = values.number("IMAP_UMASK", INHERITED, 0, 0o777, base=8) if protocol == "imap" else INHERITED
 
 
 def environment() -> "dict[str, str]":
@@ -84,12 +84,14 @@ def environment() -> "dict[str, str]":
             pairs = [entry.partition(b"=") for entry in file.readall().split(b"\0") if entry]
     except OSError:
         return {decode(name): decode(value) for name, value in posix.environ.items()}
-    return {decode(name): decode(value) for name, _, value in pairs}
+    return {decode(name): decode(value) for name, _, value in pairs if name}
 
 
 def load(protocol: str, environment: "Mapping[str, str]") -> Settings:
     """The settings of `protocol`. Raises ConfigurationError, naming file, line and value, where one cannot be used."""
     directory = environment.get("PROXYHELPER_CONFDIR") or DEFAULT_DIRECTORY
+    if not directory.startswith("/"):
+        raise ConfigurationError(f"PROXYHELPER_CONFDIR={directory} is not an absolute path")
     exported: dict[str, str] = {}
     for name in MAIN_FILES[protocol]:
         read_assignments(f"{directory}/{name}", exported, environment)
@@ -121,7 +123,7 @@ class Values:
         """A fact about this one connection, which no file can know."""
         return is_true(self._environment.get(name, ""))
 
-    def number(self, name: str, default: "int | None", low: int, high: int, base: int = 10) -> "int | None":
+    def number(self, name: str, default: int, low: int, high: int, base: int = 10) -> int:
         value = self.text(name).strip()
         if not value:
             return default
@@ -139,12 +141,11 @@ class Values:
 
 
 def is_true(value: str) -> bool:
-    """Courier's truth, of settings and account options: a number other than 0, or t, T, y, Y and what follows."""
+    """Courier's truth, of settings and account options: a number other than 0, or t, T, y, Y, whatever follows."""
     value = value.strip()
-    try:
-        return int(value) != 0
-    except ValueError:
-        return value[:1] in ("t", "T", "y", "Y")
+    digits = value.lstrip("+-")
+    number = digits[: len(digits) - len(digits.lstrip("0123456789"))]
+    return number.strip("0") != "" if number else value[:1] in ("t", "T", "y", "Y")
 
 
 def _capabilities(values: Values, tls: bool) -> "list[str]":
@@ -158,10 +159,6 @@ def _capabilities(values: Values, tls: bool) -> "list[str]":
     if values.flag("IMAP_MOVE_EXPUNGE_TO_TRASH"):
         capabilities.append("XMAGICTRASH")
     return capabilities
-
-
-def _mechanisms(values: Values, tls: bool) -> "list[str]":
-    return ((tls and values.text("POP3AUTH_TLS")) or values.text("POP3AUTH")).split()
 
 
 def read_assignments(path: str, values: "dict[str, str]", environment: "Mapping[str, str]") -> None:
@@ -200,44 +197,48 @@ def _read(path: str) -> str:
 
 def _expand(text: str, values: "Mapping[str, str]", environment: "Mapping[str, str]") -> str:
     """The value of one shell word: quotes removed, $NAME replaced by earlier values. Raises ValueError."""
-    if PLAIN_UNTIL.isdisjoint(text):
+    if PLAIN_UNTIL.isdisjoint(text):  # as most values are, and the rest costs time before the greeting
         return text
     if text[0] == text[-1] == '"' and len(text) > 1 and PLAIN_IN_QUOTES_UNTIL.isdisjoint(text[1:-1]):
         return text[1:-1]
     word = ""
-    quote = ""
+    quoted = False
     at = 0
     while at < len(text):
         character = text[at]
         at += 1
-        if quote == "'":
-            if character == "'":
-                quote = ""
-            else:
-                word += character
+        if character == '"':
+            quoted = not quoted
         elif character == "$":
             name, at = _variable(text, at)
             word += values.get(name, environment.get(name, "")) if name else "$"
-        elif character == "\\" and (not quote or text[at : at + 1] in ("$", '"', "\\", "`")):
-            word += text[at : at + 1]
+        elif character == "\\":
+            escaped = text[at : at + 1]
+            if not escaped:
+                raise ValueError("a line that goes on in the next is not read here")
+            word += escaped if not quoted or escaped in '$"\\`' else "\\" + escaped
             at += 1
-        elif character == quote:
-            quote = ""
-        elif quote and character != "`":
-            word += character
-        elif character in "'\"":
-            quote = character
-        elif character in SHELL_SYNTAX:
+        elif character in SHELL_SYNTAX and (not quoted or character == "`"):
             raise ValueError(f"shell syntax {character!r} is not read here; quote it, or move it to the start script")
-        elif character in " \t":
-            if not text[at:].lstrip().startswith("#") and text[at:].strip():
-                raise ValueError("a value with blanks needs quotes")
+        elif character == "'" and not quoted:
+            end = text.find("'", at)
+            if end < 0:
+                raise ValueError("no closing '")
+            word += text[at:end]
+            at = end + 1
+        elif character in " \t" and not quoted:
+            _check_tail(text[at:].strip())
             break
         else:
             word += character
-    if quote:
-        raise ValueError(f"no closing {quote}")
+    if quoted:
+        raise ValueError('no closing "')
     return word
+
+
+def _check_tail(tail: str) -> None:
+    if tail and not tail.startswith("#"):
+        raise ValueError("a value with blanks needs quotes")
 
 
 def _variable(text: str, at: int) -> "tuple[str, int]":

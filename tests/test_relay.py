@@ -7,6 +7,9 @@ import os
 import random
 import select
 import signal
+import socket
+import struct
+import termios
 import time
 from pathlib import Path
 
@@ -135,7 +138,7 @@ def test_back_pressure(relayed, client, reader):
     source, target = (wire, session) if reader == "client" else (session, wire)
     before = session.pss_kb()
     block, pushed = noise(1 << 18), 0
-    while select.select([], [source.writing], [], 0.2)[1]:
+    while select.select([], [source.writing], [], 0.5)[1]:
         pushed += source.push(block)
         assert pushed < 64 << 20, "no back-pressure"
     assert session.pss_kb() - before < 1024
@@ -169,6 +172,7 @@ def test_reset_backend_loses_nothing_already_sent(relayed):
         wire.reset()
     assert session.exactly(len(data)) == data
     assert session.ended()
+    session.close()
     session.exit_status()
 
 
@@ -180,6 +184,7 @@ def test_reset_client_loses_nothing_already_sent(relayed):
         session.reset()
     assert wire.exactly(len(data)) == data
     assert wire.ended()
+    wire.close()
     session.exit_status()
 
 
@@ -321,3 +326,50 @@ def test_client_that_sends_all_and_shuts_down_first(site, greeted, backend):
     wire.send(b"* BYE\r\na2 OK\r\n")
     wire.close()
     assert session.rest() == b"a1 OK in\r\n* BYE\r\na2 OK\r\n"
+
+
+def test_client_that_goes_on_talking_gets_all_of_the_goodbye(relayed):
+    """What it says into a closed backend is nobody's, but must not make the kernel throw away what it has not read."""
+    session, wire = relayed()
+    session.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    data = noise(400_000)
+    wire.send(data)
+    wait_until(lambda: unacknowledged(wire) == 0)
+    wire.close()
+    for _ in range(100):
+        session.send(b"x NOOP\r\n" * 10)
+    assert session.rest() == data
+
+
+@pytest.mark.parametrize("urgent", ["client", "backend"])
+def test_urgent_byte_stops_nothing(relayed, urgent):
+    session, wire = relayed()
+    left, right = (session, wire) if urgent == "client" else (wire, session)
+    left.socket.send(b"X", socket.MSG_OOB)
+    left.send(b"a9 LOGOUT\r\n")
+    assert right.line() == b"a9 LOGOUT\r\n"
+    used = session.cpu_seconds()
+    assert right.silent(0.3)
+    assert session.cpu_seconds() - used < 0.1
+    left.half_close()
+    assert right.ended()
+
+
+def test_backend_that_dies_while_the_client_does_not_read(relayed):
+    session, wire = relayed(wrapped=patched("proxyhelper.relay", LINGER=0.5, TICK=0.1))
+    block = noise(1 << 18)
+    while select.select([], [wire.writing], [], 0.3)[1]:
+        wire.push(block)
+    wire.reset()
+    assert session.exit_status() == 0
+
+
+def unacknowledged(wire):
+    return struct.unpack("i", fcntl.ioctl(wire.socket, termios.TIOCOUTQ, bytes(4)))[0]
+
+
+def wait_until(holds):
+    end = time.monotonic() + 10
+    while not holds():
+        assert time.monotonic() < end
+        time.sleep(0.01)

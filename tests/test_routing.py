@@ -53,8 +53,8 @@ def test_here(decide, case):
 
 @pytest.mark.parametrize("mailhost", [None, "", "  "])
 def test_no_mailhost_is_told_apart(decide, mailhost):
-    assert decide(mailhost) is routing.NO_MAILHOST
-    assert decide(mailhost, IMAP_PROXY="0") is not routing.NO_MAILHOST
+    assert decide(mailhost).is_missing
+    assert not decide(mailhost, IMAP_PROXY="0").is_missing
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import subprocess
 
 import pytest
 
-from proxyhelper.settings import ConfigurationError, is_true, load, read_assignments
+from proxyhelper.settings import INHERITED, ConfigurationError, is_true, load, read_assignments
 
 
 @pytest.fixture
@@ -67,6 +67,7 @@ def test_values_are_what_a_shell_makes_of_them(line, tmp_path):
         "A=x&",
         "1A=x",
         "A=x>y",
+        "A=x\\",
     ],
 )
 def test_other_shell_syntax_is_refused_with_its_place(line, tmp_path):
@@ -82,7 +83,7 @@ def test_precedence(files):
     )
     settings = load("imap", environment)
     assert (settings.proxy, settings.hostname) == (True, "main")
-    assert "XCOURIEROUTBOX=INBOX.ssl" in settings.offered
+    assert "XCOURIEROUTBOX=INBOX.ssl" in settings.capabilities
     assert load("imap", {**environment, "PROXY_HOSTNAME": "env", "IMAP_PROXY": ""}).hostname == "env"
     assert not load("imap", {**environment, "IMAP_PROXY": ""}).proxy
     assert load("imap", environment).exported == {"IMAP_PROXY": "1", "OUTBOX": ".ssl", "PROXY_HOSTNAME": "main"}
@@ -95,13 +96,13 @@ def test_each_protocol_has_its_own(files):
     assert load("imap", environment).proxy
     assert load("imap", environment).umask == 0o27
     settings = load("pop3", environment)
-    assert (settings.proxy, settings.offered, settings.umask) == (False, ["PLAIN", "CRAM-MD5"], None)
+    assert (settings.proxy, settings.capabilities, settings.umask) == (False, [], INHERITED)
 
 
 def test_defaults(files):
     settings = load("imap", files())
     assert (settings.timeout, settings.fail_delay, settings.maildir) == (10, 5, "Maildir")
-    assert (settings.offered, settings.proxy, settings.login_allowed, settings.tls) == (
+    assert (settings.capabilities, settings.proxy, settings.login_allowed, settings.tls) == (
         ["IMAP4rev1"],
         False,
         True,
@@ -118,8 +119,8 @@ def test_capabilities(files):
         imapd='IMAP_CAPABILITY="IMAP4rev1 IDLE"\nIMAP_CAPABILITY_TLS="$IMAP_CAPABILITY AUTH=PLAIN"\n'
         "IMAP_ACL=1\nIMAP_MOVE_EXPUNGE_TO_TRASH=1"
     )
-    assert load("imap", environment).offered == ["IMAP4rev1", "IDLE", "ACL", "ACL2=UNION", "XMAGICTRASH"]
-    assert "AUTH=PLAIN" in load("imap", {**environment, "IMAP_TLS": "1"}).offered
+    assert load("imap", environment).capabilities == ["IMAP4rev1", "IDLE", "ACL", "ACL2=UNION", "XMAGICTRASH"]
+    assert "AUTH=PLAIN" in load("imap", {**environment, "IMAP_TLS": "1"}).capabilities
 
 
 def test_tls_is_a_fact_of_the_environment_only(files):
@@ -179,6 +180,9 @@ def test_files_that_cannot_be(files, tmp_path):
         ("n", False),
         ("no", False),
         ("00", False),
+        ("1abc", True),
+        ("0x", False),
+        ("+2", True),
     ],
 )
 def test_truth(value, truth):

@@ -2,6 +2,9 @@
 
 from ..failures import Temporary
 
+MAX_ID = 0xFFFFFFFE
+"""Of a uid or gid. One more is -1, which setresuid(2) takes for "leave it as it is"."""
+
 
 class Account:
     """An account as its source gives it.

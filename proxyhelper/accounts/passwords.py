@@ -4,6 +4,7 @@ crypt(3) strings in every form the C library knows, or a scheme in braces with b
 {SSHA}; {MD5RAW} holds hexadecimal digits in Courier's own tools, base64 elsewhere; {CRYPT} a crypt(3) string.
 """
 
+from ..failures import Temporary
 from ..interpreter import compare_digest, crypt, digest
 
 HASHES = {b"MD5": "md5", b"SHA": "sha1", b"SHA256": "sha256", b"SHA512": "sha512"}
@@ -14,9 +15,9 @@ def matches(stored: bytes, given: bytes) -> bool:
     """Whether `given` is the password behind `stored`. An absent or empty stored password never matches."""
     if not stored or not given:
         return False
-    scheme, brace, encoded = stored[1:].partition(b"}")
-    if not (stored.startswith(b"{") and brace):
+    if not (stored.startswith(b"{") and b"}" in stored):
         return _matches_crypt(stored, given)
+    scheme, _, encoded = stored[1:].partition(b"}")
     scheme = scheme.upper()
     if scheme in HASHES:
         return compare_digest(digest(HASHES[scheme], given), _base64(encoded))
@@ -29,7 +30,10 @@ def matches(stored: bytes, given: bytes) -> bool:
 
 
 def _matches_crypt(stored: bytes, given: bytes) -> bool:
-    hashed = crypt(given, stored)
+    try:
+        hashed = crypt(given, stored)
+    except ImportError as error:
+        raise Temporary(f"passwords of this form cannot be checked here: {error}") from None
     return bool(hashed) and not hashed.startswith(b"*") and compare_digest(hashed, stored)
 
 

@@ -8,9 +8,8 @@ import stat
 
 from ..failures import Temporary, WrongCredentials
 from ..interpreter import posix
-from ..privileges import MAX_ID
 from ..text import decode, encode
-from .account import Account, parse_options
+from .account import MAX_ID, Account, parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -35,7 +34,7 @@ def find(path: str, service: str, name: str, default_options: str) -> Account:
         raise Temporary("the account's record holds NUL")
     return Account(
         name,
-        encode(fields.get(f"{service}pw") or fields.get("systempw", "")),
+        encode(fields.get(f"{service}pw", fields.get("systempw", ""))),
         uid=_number(fields, "uid"),
         gid=_number(fields, "gid"),
         home=fields.get("home", ""),
@@ -80,11 +79,12 @@ def _compiled_is_newer(path: str) -> bool:
         compiled = min(posix.stat(f"{path}.dat").st_mtime, posix.stat(f"{path}shadow.dat").st_mtime)
     except FileNotFoundError:
         return False
+    text: float | None
     try:
         text = max(posix.stat(file).st_mtime for file in (path, *_files(path)))
     except FileNotFoundError:
-        text = 0.0
-    return compiled >= text and _has_gdbm(path, text_exists=text > 0)
+        text = None
+    return (text is None or compiled >= text) and _has_gdbm(path, text_exists=text is not None)
 
 
 def _has_gdbm(path: str, text_exists: bool) -> bool:
@@ -158,7 +158,7 @@ def _search(path: str, name: bytes) -> "bytes | None":
         while size := posix.readv(descriptor, [view[overlap:]]):
             at = buffer.find(wanted, 0, overlap + size)
             if at >= 0:
-                return _rest_of_line(descriptor, bytes(view[at + overlap : overlap + size]))
+                return _rest_of_line(descriptor, bytes(view[at + len(wanted) : overlap + size]))
             view[:overlap] = view[size : size + overlap]
         return None
     finally:

@@ -17,8 +17,8 @@ class Logout:
     __slots__ = ()
 
 
-class Insecure:
-    """The client tried to log in where that needs TLS, and has been refused."""
+class LoginRefused:
+    """The client tried to log in where that needs TLS, and has been told so."""
 
     __slots__ = ()
 
@@ -53,16 +53,16 @@ class Reply:
 class BackendFault(Exception):
     """The backend said something that ends the attempt, without a word about the user.
 
-    `said` is what it said, shortened; it may repeat what was sent to it, the password too. `goodbye`: it has ended
+    `said` is what it said, whole; it may repeat what was sent to it, the password too. `goodbye`: it has ended
     the connection.
     """
 
     def __init__(self, reason: str, said: bytes = b"", goodbye: bool = False) -> None:
         super().__init__(reason)
-        self.said = said[:80]
+        self.said = said
         self.goodbye = goodbye
 
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    Event = Login | Logout | Insecure | Abuse
+    Event = Login | Logout | LoginRefused | Abuse

@@ -6,17 +6,17 @@ MECHANISMS = ("PLAIN", "LOGIN")
 OWN_CAPABILITIES = ("SASL-IR", "ID", "STARTTLS", "LOGINDISABLED")
 
 
-def greeting(protocol: str, offered: "list[str]", secure: bool) -> bytes:
-    """The greeting of `protocol`; `offered` as in Settings, `secure`: a login is allowed on this connection."""
+def greeting(protocol: str, capabilities: "list[str]", login_allowed: bool) -> bytes:
+    """The greeting of `protocol`; `capabilities` as in Settings, `login_allowed`: TLS is there, or not required."""
     if protocol == "pop3":
         return b"+OK POP3 server ready.\r\n"
-    return b"* OK [CAPABILITY " + capability(offered, secure) + b"] IMAP server ready.\r\n"
+    return b"* OK [CAPABILITY " + capability(capabilities, login_allowed) + b"] IMAP server ready.\r\n"
 
 
-def capability(offered: "list[str]", secure: bool) -> bytes:
+def capability(capabilities: "list[str]", login_allowed: bool) -> bytes:
     """IMAP's: the configured ones, which speak for the time after login too, and those of this dialogue."""
-    listed = [word for word in offered if not _is_own(word.upper())]
-    own = ["SASL-IR", "ID", *(f"AUTH={name}" for name in MECHANISMS)] if secure else ["ID", "LOGINDISABLED"]
+    listed = [word for word in capabilities if not _is_own(word.upper())]
+    own = ["SASL-IR", "ID", *(f"AUTH={name}" for name in MECHANISMS)] if login_allowed else ["ID", "LOGINDISABLED"]
     return " ".join(dict.fromkeys(listed + own)).encode("ascii", "replace")
 
 

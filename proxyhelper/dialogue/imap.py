@@ -18,7 +18,7 @@ TAG = ASTRING.replace(b"+", b"")
 
 
 class Server(server.Server):
-    """`offered` are the configured capabilities."""
+    """`capabilities` are those configured."""
 
     REPLIES = {
         "credentials": b"NO [AUTHENTICATIONFAILED] Login failed: wrong user name or password.",
@@ -33,14 +33,14 @@ class Server(server.Server):
         "unavailable": b"* BYE [UNAVAILABLE] Mail service is temporarily unavailable. Try again later.\r\n",
         "timeout": b"* BYE Login timed out.\r\n",
         "too long": b"* BYE Command line or literal is too long.\r\n",
-        "too many": b"* BYE Too many bad commands.\r\n",
+        "too many": b"* BYE Too many commands or failed logins.\r\n",
     }
     BAD = b"BAD "
 
-    def __init__(self, offered: "list[str]", secure: bool) -> None:
-        super().__init__(CommandBuffer(), secure)
+    def __init__(self, capabilities: "list[str]", login_allowed: bool) -> None:
+        super().__init__(CommandBuffer(), login_allowed)
         self.tag = b""
-        self._capability = capability(offered, secure)
+        self._capability = capability(capabilities, login_allowed)
 
     def local_environment(self) -> "dict[str, str]":
         """What a local server is told of this dialogue; it writes the reply to the login itself."""

@@ -8,7 +8,15 @@ MAX_REPLIES = 1 << 20
 
 LOGIN_TAG = b"proxy1"
 CAPABILITY_TAG = b"proxy2"
+STATUSES = ([b"OK"], [b"NO"], [b"BAD"], [b"BYE"], [b"PREAUTH"])
 QUOTABLE = bytes(range(0x20, 0x7F))
+
+
+class ResponseBuffer(CommandBuffer):
+    """Gathers one response at a time. The text of a status response holds no literal, whatever it ends with."""
+
+    def literal(self, line: bytes) -> "tuple[int, bool] | None":
+        return None if line.upper().split(None, 2)[1:2] in STATUSES else super().literal(line)
 
 
 class Client:
@@ -23,7 +31,7 @@ class Client:
         self.reply: Reply | None = None
         self._to_send = login_command(user, password)
         self._ask_capability = ask_capability
-        self._responses = CommandBuffer(MAX_REPLIES)
+        self._responses = ResponseBuffer(MAX_REPLIES)
         self._received = 0
         self._before = bytearray()
         self._between = bytearray()  # said between the login's own reply and that to CAPABILITY

@@ -71,7 +71,7 @@ class CommandBuffer:
             if line is None:
                 break
             self._command += line
-            announced = literal_size(line)
+            announced = self.literal(line)
             if announced is None:
                 self._check(0)
                 command = bytes(self._command)
@@ -81,6 +81,10 @@ class CommandBuffer:
             self._check(self._literal)
             self.prompt = synchronizing
         return at, None
+
+    def literal(self, line: bytes) -> "tuple[int, bool] | None":
+        """Size of the literal that `line` announces, and whether its sender waits for a continuation request."""
+        return literal_size(line)
 
     def _take_literal(self, data: bytes, at: int) -> int:
         part = data[at : at + self._literal]

@@ -19,7 +19,7 @@ LANGUAGES = b"en English\r\ni-default Default language\r\n"
 
 
 class Server(server.Server):
-    """`offered` are the configured SASL mechanisms."""
+    """`capabilities` are not configured for POP3: the list is Courier's."""
 
     REPLIES = {
         "credentials": b"-ERR [AUTH] Login failed: wrong user name or password.",
@@ -34,12 +34,12 @@ class Server(server.Server):
         "unavailable": b"-ERR [SYS/TEMP] Mail service is temporarily unavailable. Try again later.\r\n",
         "timeout": b"",  # RFC 1939 section 3: the server closes without a response
         "too long": b"-ERR Command line is too long.\r\n",
-        "too many": b"-ERR Too many bad commands.\r\n",
+        "too many": b"-ERR Too many commands or failed logins.\r\n",
     }
     BAD = b"-ERR "
 
-    def __init__(self, offered: "list[str]", secure: bool) -> None:
-        super().__init__(LineBuffer(), secure)
+    def __init__(self, capabilities: "list[str]", login_allowed: bool) -> None:
+        super().__init__(LineBuffer(), login_allowed)
         self._user: bytes | None = None
 
     def local_environment(self) -> "dict[str, str]":
@@ -47,11 +47,11 @@ class Server(server.Server):
         return {"PROTOCOL": "POP3", "UTF8": str(int(self.utf8))}
 
     def _capa(self, argument: bytes) -> "Step":
-        mechanisms = f"SASL {' '.join(MECHANISMS)}\r\n".encode() if self.secure else b""
+        mechanisms = f"SASL {' '.join(MECHANISMS)}\r\n".encode() if self.login_allowed else b""
         return b"+OK Capability list follows.\r\n" + mechanisms + CAPABILITIES + b".\r\n", None
 
     def _user_command(self, argument: bytes) -> "Step":
-        if not self.secure:
+        if not self.login_allowed:
             return self._login(argument, b"")
         self._user = argument.strip()
         return b"+OK Password required.\r\n", None
@@ -64,7 +64,7 @@ class Server(server.Server):
 
     def _auth(self, argument: bytes) -> "Step":
         if not argument:
-            names = "".join(f"{name}\r\n" for name in MECHANISMS) if self.secure else ""
+            names = "".join(f"{name}\r\n" for name in MECHANISMS) if self.login_allowed else ""
             return b"+OK Mechanisms follow.\r\n" + names.encode() + b".\r\n", None
         name, blank, initial = argument.partition(b" ")
         return self._authenticate(name, initial if blank else None)

@@ -1,7 +1,7 @@
 """What the server halves of both protocols share: gather a command, carry it out, count the bad ones, step SASL."""
 
 from . import sasl
-from .events import Abuse, Insecure, Login
+from .events import Abuse, Login, LoginRefused
 from .lines import TooLong
 
 TYPE_CHECKING = False
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     Step = tuple[bytes, "Event | None"]
 
 MAX_BAD_COMMANDS = 10  # in a row
+MAX_COMMANDS = 1000  # in all
 
 
 class BadCommand(Exception):
@@ -38,12 +39,13 @@ class Server:
     FAREWELLS: "ClassVar[dict[str, bytes]]"
     BAD: "ClassVar[bytes]"
 
-    def __init__(self, commands: "CommandBuffer | LineBuffer", secure: bool) -> None:
-        self.secure = secure
+    def __init__(self, commands: "CommandBuffer | LineBuffer", login_allowed: bool) -> None:
+        self.login_allowed = login_allowed
         self.utf8 = False  # the client has switched to UTF-8 (POP3): the backend must be told before login
         self.prefix = b""  # of each reply to the current command
         self._commands = commands
         self._bad_commands = 0
+        self._all_commands = 0
         self._mechanism: "sasl.Mechanism | None" = None
 
     def feed(self, data: bytes) -> "tuple[int, bytes, Event | None]":
@@ -53,11 +55,17 @@ class Server:
             return len(data), self.FAREWELLS["too long"], Abuse("command too long")
         if command is None:
             return taken, b"+ OK\r\n" if self._commands.prompt else b"", None
+        self._all_commands += 1
+        if self._all_commands > MAX_COMMANDS:
+            return taken, self.FAREWELLS["too many"], Abuse("too many commands")
         command = command[:-2] if command.endswith(b"\r\n") else command[:-1]
         try:
             reply, event = self._respond(command) if self._mechanism else self._execute(command)
         except BadCommand as error:
-            return (taken, *self._bad(str(error)))
+            self._mechanism = None
+            return (taken, *self._count_bad(self._reply(self.BAD + str(error).encode()), None))
+        if isinstance(event, LoginRefused):
+            return (taken, *self._count_bad(reply, event))
         if self._mechanism is None:
             self._bad_commands = 0
         return taken, reply, event
@@ -68,17 +76,16 @@ class Server:
 
     def answered(self, reply: "Reply") -> bytes:
         """The backend's reply, under the client's tag, with all that came before and behind it."""
-        return reply.before + self.prefix + reply.verdict + reply.after
+        behind = reply.after if reply.accepted else b""  # with a backend that refused, this dialogue goes on
+        return reply.before + self.prefix + reply.verdict + behind
 
     def _reply(self, text: bytes) -> bytes:
         return self.prefix + text + b"\r\n"
 
-    def _bad(self, reason: str) -> "Step":
-        self._mechanism = None
+    def _count_bad(self, reply: bytes, event: "Event | None") -> "Step":
         self._bad_commands += 1
-        reply = self._reply(self.BAD + reason.encode())
         if self._bad_commands < MAX_BAD_COMMANDS:
-            return reply, None
+            return reply, event
         return reply + self.FAREWELLS["too many"], Abuse("too many bad commands")
 
     def _execute(self, command: bytes) -> "Step":
@@ -93,14 +100,14 @@ class Server:
         return name, argument
 
     def _login(self, user: bytes, password: bytes) -> "Step":
-        return (b"", Login(user, password)) if self.secure else (self.refused("insecure"), Insecure())
+        return (b"", Login(user, password)) if self.login_allowed else (self.refused("insecure"), LoginRefused())
 
     def _authenticate(self, name: bytes, initial: "bytes | None") -> "Step":
         mechanism = sasl.mechanism(name)
         if mechanism is None:
             return self.refused("mechanism"), None
-        if not self.secure:
-            return self.refused("insecure"), Insecure()
+        if not self.login_allowed:
+            return self.refused("insecure"), LoginRefused()
         self._mechanism = mechanism
         return self._step(None if initial is None else _decode(b"" if initial == b"=" else initial))  # RFC 4959
 

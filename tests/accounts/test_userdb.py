@@ -32,6 +32,11 @@ def test_account(path):
     assert find(path, "pop3", "u1@example.com", "").password == b"pop"
 
 
+def test_empty_password_of_a_service_is_none(path):
+    write(path, "u1\timappw=|systempw=sys\n")
+    assert find(path, "imap", "u1", "").password == b""
+
+
 @pytest.mark.parametrize(
     "name",
     ["u2", "u", "u1@example.com\t", "1@example.com", "# comment", "", "uid=1000", "U1@EXAMPLE.COM", "u1@example.com\n"],

@@ -58,6 +58,14 @@ def test_imap_literals_wait_for_their_continuation():
         client.feed(b"+ and more?\r\n")
 
 
+@pytest.mark.parametrize("ending", [b"{3}", b"{3+}", b"[X] {99999}"])
+def test_imap_status_text_holds_no_literal(ending):
+    client = ImapClient(b"u1", b"x", ask_capability=False)
+    assert client.feed(b"* OK ready " + ending + b"\r\n")
+    client.feed(b"proxy1 OK in " + ending + b"\r\n")
+    assert client.reply.accepted
+
+
 def test_imap_refusal():
     client = ImapClient(b"u1", b"x", ask_capability=True)
     client.feed(GREETING)

@@ -18,7 +18,7 @@ WORDS = [
 def test_garbage(protocol, seed):
     chance = random.Random(seed)
     for _ in range(50):
-        server = protocol.Server(["IMAP4rev1"], secure=chance.random() < 0.8)
+        server = protocol.Server(["IMAP4rev1"], login_allowed=chance.random() < 0.8)
         rest = b"".join(chance.choice(WORDS) for _ in range(chance.randrange(200)))
         size = chance.randrange(1, 50)
         event = None

@@ -3,14 +3,14 @@
 import pytest
 from dialogues import b64, login_of, play
 
-from proxyhelper.dialogue.events import Abuse, Insecure, Logout, Reply
+from proxyhelper.dialogue.events import Abuse, LoginRefused, Logout, Reply
 from proxyhelper.dialogue.greetings import capability, greeting
 from proxyhelper.dialogue.imap import Server
 
 
 @pytest.fixture
 def server():
-    return Server(["IMAP4rev1"], secure=True)
+    return Server(["IMAP4rev1"], login_allowed=True)
 
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 16])
@@ -154,9 +154,9 @@ def test_unknown_mechanism(server):
     "command", [b"a LOGIN u1 x\r\n", b"a AUTHENTICATE PLAIN\r\n", b"a AUTHENTICATE LOGIN dTE=\r\n"]
 )
 def test_no_login_without_the_tls_that_is_required(command):
-    said, (event,) = play(Server([], secure=False), command)
+    said, (event,) = play(Server([], login_allowed=False), command)
     assert said.startswith(b"a NO [PRIVACYREQUIRED] ")
-    assert isinstance(event, Insecure)
+    assert isinstance(event, LoginRefused)
 
 
 def test_bad_commands_in_a_row_end_the_connection(server):
@@ -165,6 +165,18 @@ def test_bad_commands_in_a_row_end_the_connection(server):
     said, (event,) = play(server, b"a BAD\r\n")
     assert said.splitlines()[-1].startswith(b"* BYE ")
     assert isinstance(event, Abuse)
+
+
+def test_refused_logins_in_a_row_end_the_connection():
+    said, events = play(Server([], login_allowed=False), b"a LOGIN u1 x\r\n" * 10)
+    assert said.count(b"[PRIVACYREQUIRED]") == 10
+    assert said.endswith(b"* BYE Too many commands or failed logins.\r\n")
+    assert isinstance(events[-1], Abuse)
+
+
+def test_refusing_backend_s_further_words_are_not_passed_on(server):
+    login_of(server, b"a LOGIN u1 x\r\n")
+    assert server.answered(Reply(False, b"NO [X] no\r\n", after=b"* BYE\r\n")) == b"a NO [X] no\r\n"
 
 
 def test_too_long(server):

@@ -3,14 +3,14 @@
 import pytest
 from dialogues import b64, login_of, play
 
-from proxyhelper.dialogue.events import Abuse, Insecure, Logout, Reply
+from proxyhelper.dialogue.events import Abuse, LoginRefused, Logout, Reply
 from proxyhelper.dialogue.greetings import greeting
 from proxyhelper.dialogue.pop3 import Server
 
 
 @pytest.fixture
 def server():
-    return Server([], secure=True)
+    return Server([], login_allowed=True)
 
 
 def test_greeting():
@@ -106,17 +106,17 @@ def test_quit(server):
 
 @pytest.mark.parametrize("command", [b"USER u1\r\n", b"AUTH PLAIN\r\n", b"AUTH LOGIN dTE=\r\n"])
 def test_no_login_without_the_tls_that_is_required(command):
-    server = Server([], secure=False)
+    server = Server([], login_allowed=False)
     said, (event,) = play(server, command)
     assert said.startswith(b"-ERR [SYS/PERM] ")
-    assert isinstance(event, Insecure)
+    assert isinstance(event, LoginRefused)
     assert b"SASL" not in play(server, b"CAPA\r\n")[0]
     assert play(server, b"PASS x\r\n")[0].startswith(b"-ERR ")
 
 
 def test_bounds(server):
     assert isinstance(play(server, b"X\r\n" * 10)[1][-1], Abuse)
-    said, (event,) = play(Server([], secure=True), b"PASS " + b"x" * 20000)
+    said, (event,) = play(Server([], login_allowed=True), b"PASS " + b"x" * 20000)
     assert said.startswith(b"-ERR ")
     assert isinstance(event, Abuse)
 
