@@ -352,3 +352,14 @@ def test_failed_logins_do_not_end_the_dialogue(site, greeted, backend, protocol)
     for _ in range(3):
         assert try_login(session, protocol, password=b"wrong").startswith(WRONG[protocol])
     accepts(session, protocol, backend)
+
+
+def test_storm_of_logins_has_an_end(site, greeted):
+    """An outage is told at once, so a client could ask again thousands of times a second."""
+    site.userdb.unlink(missing_ok=True)
+    session = greeted()
+    session.send(b"a LOGIN u1 secret\r\n" * 10)
+    replies = session.rest().splitlines()
+    assert [reply[:18] for reply in replies[:-1]] == [b"a NO [UNAVAILABLE]"] * 10
+    assert replies[-1].startswith(b"* BYE ")
+    assert session.exit_status() == 0
