@@ -324,9 +324,26 @@ def limited(argv: Sequence[str]) -> list[str]:
 def staged(argv: Sequence[str], mounts: Mapping[str, Path], hostname: str = "") -> list[str]:
     """In a mount (and host name) namespace of its own, with files bound over others."""
     need(os.geteuid() == 0, "root, for a mount namespace")
-    steps = [f"mount --bind {source} {target}" for target, source in mounts.items()]
+    steps = []
+    for target, source in mounts.items():
+        steps += dev_with_log(source) if target == "/dev/log" else [f"mount --bind {source} {target}"]
     steps += [f"hostname {hostname}"] if hostname else []
     return ["unshare", "--mount", "--uts", "/bin/sh", "-ec", "; ".join([*steps, 'exec "$0" "$@"']), *argv]
+
+
+def dev_with_log(log: Path) -> list[str]:
+    """Shell commands for a /dev of the mount namespace's own, with `log` as its log: there may be none to bind over."""
+    dev = log.parent / f"{log.name}.dev"
+    nodes = "null zero full random urandom"
+    return [
+        f"mkdir -p {dev}",
+        f"mount -t tmpfs -o mode=755 none {dev}",
+        f"for node in {nodes}; do : >{dev}/$node; mount --bind /dev/$node {dev}/$node; done",
+        f"ln -s /proc/self/fd {dev}/fd",
+        f": >{dev}/log",
+        f"mount --bind {log} {dev}/log",
+        f"mount --rbind {dev} /dev",
+    ]
 
 
 def environment(site: Site, extra: Mapping[str, str]) -> dict[str, str]:

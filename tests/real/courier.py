@@ -73,7 +73,9 @@ def as_courier_starts(protocol: str, configuration: Path, argv: Sequence[str]) -
 
 def couriertcpd(address: str, port: int, argv: Sequence[str]) -> list[str]:
     """Courier's own listener, without its limits."""
-    options = [f"-address={address}", "-maxprocs=1000", "-maxperip=1000", "-nodnslookup", "-noidentlookup"]
+    options = [f"-address={address}", "-maxprocs=1000", "-maxperip=1000", "-nodnslookup"]
+    if b"noidentlookup" in Path(program("couriertcpd")).read_bytes():  # newer ones do no such look-up
+        options.append("-noidentlookup")
     return [program("couriertcpd"), *options, str(port), *argv]
 
 

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from support import DEADLINE, need
+from support import DEADLINE, dev_with_log, need
 
 PATIENCE = DEADLINE
 BARE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -136,16 +136,9 @@ class World:
         for target, source in self.files.items():
             yield shlex.join(["mount", "--bind", str(source), target])
         if self.log_socket:
-            yield from self._dev_with_log(self.log_socket)
+            yield from dev_with_log(self.log_socket)
         if self.address_space:
             yield f"ulimit -v {self.address_space}"
-
-    @staticmethod
-    def _dev_with_log(log_socket: Path) -> Iterator[str]:
-        dev = shlex.quote(str(log_socket.parent / "dev"))
-        yield f"mkdir -p {dev}; mount -t tmpfs -o mode=755 none {dev}"
-        yield f"for node in null zero full random urandom; do : >{dev}/$node; mount --bind /dev/$node {dev}/$node; done"
-        yield f"ln -s /proc/self/fd {dev}/fd; ln -s {shlex.quote(str(log_socket))} {dev}/log; mount --rbind {dev} /dev"
 
 
 HERE = World()
