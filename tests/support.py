@@ -294,7 +294,8 @@ def connect(kind: str) -> tuple[Ends, list[int]]:
 
 
 def connect_to(listener: socket.socket, host: str = "127.0.0.1") -> tuple[Ends, list[int]]:
-    ours = socket.create_connection((host, listener.getsockname()[1]), DEADLINE)
+    address, port = listener.getsockname()[:2]
+    ours = socket.create_connection((address if address.startswith("127.") else host, port), DEADLINE)
     return (ours,), [listener.accept()[0].detach()]
 
 

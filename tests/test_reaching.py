@@ -258,6 +258,15 @@ def test_loop_is_seen_and_explained(site, greeted, protocol):
         assert socket.gethostname() in line
 
 
+def test_loop_is_seen_where_the_kernel_connects_two_addresses_of_this_host(site, greeted):
+    """As with the address that Debian's /etc/hosts gives the host's own name."""
+    with socket.create_server(("127.0.1.1", 0)) as listener:
+        site.account("u1", mailhost=f"127.0.1.1:{listener.getsockname()[1]}")
+        session = greeted(client=listener)
+        session.send(LOGIN["imap"])
+        assert session.line().startswith(LOOP["imap"])
+
+
 @pytest.mark.parametrize("client", ["pipes", "socketpair"])
 def test_loop_is_seen_by_what_the_activator_says(site, greeted, client):
     with socket.create_server(("127.0.0.1", 0)) as listener:
