@@ -30,6 +30,8 @@ MAX_LOGINS = 10
 """Logins of one connection: a client that asks again at once must not turn an outage into a storm."""
 FAREWELL_SECONDS = 5.0
 """For a last word to a client that may not read."""
+LOGOUT_SECONDS = 0.1
+"""After LOGOUT, to read away what the client sent behind it."""
 LISTENER_PAUSE = 1.0
 """Seconds before an end for which xinetd's `wait = yes` would start us again at once."""
 DELAYED = ("credentials", "disabled", "insecure")
@@ -86,14 +88,14 @@ def _where(error: BaseException) -> str:
     return type(error).__name__ + place
 
 
-def _bid_farewell(end: "End", words: bytes) -> None:
-    """Say `words` as the last thing, if the client will hear them."""
-    deadline = time.monotonic() + FAREWELL_SECONDS
+def _bid_farewell(end: "End", words: bytes, linger: float = 0.0) -> None:
+    """Say `words` as the last thing, if the client will hear them; it has `linger` seconds (FAREWELL_SECONDS where 0)
+    to end the connection."""
     try:
-        end.send(words, deadline)
+        end.send(words, time.monotonic() + FAREWELL_SECONDS)
     except (Closed, TimedOut):
         return
-    end.finish(deadline)
+    end.finish(time.monotonic() + (linger or FAREWELL_SECONDS))
 
 
 def _server_class(protocol: str) -> "type[Server]":
@@ -207,9 +209,10 @@ class Session:
 
         if isinstance(event, Abuse):
             self.log.event("INFO", "DISCONNECTED", detail=event.reason)
+            _bid_farewell(self.end, words)
         else:
             self.log.event("INFO", "LOGOUT")
-        _bid_farewell(self.end, words)
+            _bid_farewell(self.end, words, LOGOUT_SECONDS)
 
     def _log_in(self, login: "Login") -> "Handover | None":
         """Find the account's server. None where that failed, and the client has been told; does not return where the

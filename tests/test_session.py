@@ -258,6 +258,13 @@ def test_login_deadline(helper, protocol, client):
     assert session.exit_status() == 0
 
 
+@pytest.mark.parametrize("goodbye", [b"a LOGOUT\r\n", b"QUIT\r\n"])
+def test_goodbye_is_heard_whatever_comes_behind_it(greeted, goodbye):
+    session = greeted("imap" if b"LOGOUT" in goodbye else "pop3")
+    session.send(goodbye + b"b NOOP\r\n" * 1000)
+    assert session.rest().splitlines()[-1].startswith((b"a OK", b"+OK"))
+
+
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_login_deadline_is_for_one_endless_line_too(helper, protocol):
     session = helper(protocol, wrapped=patched("proxyhelper.session", LOGIN_SECONDS=0.5))
