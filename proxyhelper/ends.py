@@ -6,7 +6,7 @@ to the end of each command; a pipe, which cannot be peeked, byte by byte. Deadli
 
 import time
 
-from .descriptors import is_socket, same_file
+from .descriptors import POLLIN, POLLOUT, is_ready, is_socket, same_file
 from .interpreter import posix, socket
 
 TYPE_CHECKING = False
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
     Result = TypeVar("Result")
 
 PEEK = 4096
-POLLIN, POLLOUT = 1, 4  # poll(2)
 DISCARD = 65536
 PIPE_WRITE = 4096
 """A pipe that poll calls writable takes this many bytes (PIPE_BUF) without blocking."""
@@ -113,11 +112,7 @@ def client_end() -> "End":
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:
-    import select
-
-    poll = select.poll()
-    poll.register(descriptor, event)
-    if not poll.poll(_remaining(deadline) * 1000):
+    if not is_ready(descriptor, event, _remaining(deadline)):
         raise TimedOut
 
 

@@ -6,7 +6,7 @@ fail2ban's `courier-auth` filter reads up to the first `ip=[…]`, so whatever e
 a client sent holds a comma, bracket, blank or control character.
 """
 
-from .descriptors import S_IFCHR, S_IFMT, same_file
+from .descriptors import POLLOUT, S_IFCHR, S_IFMT, is_ready, same_file
 from .interpreter import posix
 from .text import encode
 
@@ -20,7 +20,7 @@ PRIORITIES = {"CRIT": 2, "ERR": 3, "WARN": 4, "INFO": 6, "DEBUG": 7}  # syslog(3
 MAX_VALUE = 256
 PLAIN = frozenset(range(0x21, 0x7F)) - frozenset(b",[]\\")
 
-STALLED_MS = 1000
+STALLED_SECONDS = 1.0
 """A reader of stderr that takes nothing for so long loses the line: mail does not wait for its log."""
 
 STDERR, JOURNAL, SYSLOG = "stderr", "journal", "syslog"
@@ -93,12 +93,8 @@ class Log:
             syslog.syslog(PRIORITIES[level], line)
             return
         prefix = f"<{PRIORITIES[level]}>" if self.sink == JOURNAL else f"{level}: "
-        import select
-
-        poll = select.poll()
-        poll.register(2, select.POLLOUT)
         try:
-            if poll.poll(STALLED_MS):
+            if is_ready(2, POLLOUT, STALLED_SECONDS):
                 posix.write(2, f"{prefix}{line}\n".encode())
         except OSError:
             pass  # nowhere is left to say it

@@ -14,7 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
@@ -152,6 +152,15 @@ def wait_for(fd: int, events: int, end: float) -> None:
     poll.register(fd, events)
     if not poll.poll(max(0, end - time.monotonic()) * 1000):
         raise TimeoutError("nothing happened on the connection before the deadline")
+
+
+def wait_until(condition: Callable[[], object], what: str, patience: float = DEADLINE) -> None:
+    """Return as soon as the condition holds; fail after the deadline, naming what did not happen."""
+    deadline = time.monotonic() + patience
+    while not condition():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"after {patience} s: {what}")
+        time.sleep(0.01)
 
 
 class Site:

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
-from support import DEADLINE, Session, Wire, patched
+from support import DEADLINE, Session, Wire, patched, wait_until
 
 PROTOCOLS = ("imap", "pop3")
 CLIENTS = ("tcp", "socketpair", "pipes")
@@ -334,7 +334,7 @@ def test_client_that_goes_on_talking_gets_all_of_the_goodbye(relayed):
     session.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     data = noise(400_000)
     wire.send(data)
-    wait_until(lambda: unacknowledged(wire) == 0)
+    wait_until(lambda: unacknowledged(wire) == 0, "the helper has not taken all")
     wire.close()
     for _ in range(100):
         session.send(b"x NOOP\r\n" * 10)
@@ -366,10 +366,3 @@ def test_backend_that_dies_while_the_client_does_not_read(relayed):
 
 def unacknowledged(wire):
     return struct.unpack("i", fcntl.ioctl(wire.socket, termios.TIOCOUTQ, bytes(4)))[0]
-
-
-def wait_until(holds):
-    end = time.monotonic() + 10
-    while not holds():
-        assert time.monotonic() < end
-        time.sleep(0.01)

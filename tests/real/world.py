@@ -12,13 +12,13 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from support import DEADLINE, dev_with_log, need
+from support import DEADLINE, dev_with_log, need, wait_until
 
 PATIENCE = DEADLINE
 BARE_ENVIRONMENT = {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
@@ -29,15 +29,6 @@ def program(name: str) -> str:
     path = shutil.which(name, path=BARE_ENVIRONMENT["PATH"])
     need(path is not None, f"the program {name}")
     return str(path)
-
-
-def wait_until(condition: Callable[[], object], what: str, patience: float = PATIENCE) -> None:
-    """Return as soon as the condition holds; fail after the deadline, naming what did not happen."""
-    deadline = time.monotonic() + patience
-    while not condition():
-        if time.monotonic() > deadline:
-            raise AssertionError(f"after {patience} s: {what}")
-        time.sleep(0.01)
 
 
 def is_listening(address: str, port: int) -> bool:
