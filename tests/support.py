@@ -384,3 +384,20 @@ def open_directory() -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix="proxyhelper-") as name:
         Path(name).chmod(0o755)
         yield Path(name)
+
+
+def admin(
+    *arguments: str | Path, text: str = "", env: Mapping[str, str] = {}, within: float = 60.0
+) -> subprocess.CompletedProcess[str]:
+    """Run `proxyhelper ARGUMENTS` to its end, with `text` on its standard input."""
+    python_path = {} if "PROXYHELPER_BIN" in os.environ else {"PYTHONPATH": str(CHECKOUT)}
+    return subprocess.run(
+        [sys.executable, "-m", "proxyhelper", *map(str, arguments)],
+        input=text,
+        capture_output=True,
+        text=True,
+        errors="surrogateescape",
+        timeout=within,
+        cwd="/",
+        env={"PATH": os.environ["PATH"], "LC_ALL": "C.UTF-8", **python_path, **env},
+    )

@@ -12,7 +12,12 @@ if TYPE_CHECKING:
 
 def authenticate(settings: "Settings", service: str, name: str, password: bytes) -> "Account":
     """The account of `name`, if `password` is its own for `service`. Raises WrongCredentials, Temporary."""
-    account = userdb.find(f"{settings.directory}/userdb", service, name, settings.default_options)
+    account = find(settings, service, name)
     if not matches(account.password, password):
         raise WrongCredentials("wrong password")
     return account
+
+
+def find(settings: "Settings", service: str, name: str) -> "Account":
+    """The account of `name`, with its password for `service`. Raises WrongCredentials if there is none, Temporary."""
+    return userdb.find(f"{settings.directory}/userdb", service, name, settings.default_options)

@@ -1,0 +1,8 @@
+"""`proxyhelper accounts`."""
+
+import click
+
+
+@click.command()
+def accounts() -> None:
+    """To come."""

@@ -1,0 +1,8 @@
+"""`proxyhelper check`."""
+
+import click
+
+
+@click.command()
+def check() -> None:
+    """To come."""

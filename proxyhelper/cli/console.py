@@ -1,0 +1,74 @@
+"""What all commands say and how: colours on a terminal, exit statuses for scripts, and the site they are about."""
+
+import json
+import sys
+from collections.abc import Mapping
+from typing import NoReturn
+
+import click
+
+from ..failures import Failure
+from ..routing import service_port
+from ..settings import DEFAULT_DIRECTORY, ConfigurationError, Settings, load
+
+NO = 1
+TEMPORARY = 75  # these three as in sysexits.h
+REFUSED = 77
+CONFIGURATION = 78
+STATUSES = {"credentials": NO, "temporary": TEMPORARY}
+
+PROTOCOLS = ("imap", "pop3")
+COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
+
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
+
+
+class Site:
+    """The host's configuration. `environment` is that of the command, with PROXYHELPER_CONFDIR as chosen."""
+
+    def __init__(self, environment: Mapping[str, str]) -> None:
+        self.environment = environment
+        self.directory = environment.get("PROXYHELPER_CONFDIR") or DEFAULT_DIRECTORY
+
+    @property
+    def userdb(self) -> str:
+        return f"{self.directory}/userdb"
+
+    def settings(self, protocol: str) -> Settings:
+        """The settings of `protocol`; ends the command where they cannot be used."""
+        try:
+            return load(protocol, self.environment)
+        except ConfigurationError as error:
+            fail(str(error), CONFIGURATION)
+
+
+def served_port(protocol: str, port: "int | None") -> str:
+    """The port clients are taken to come to: `port`, else the usual one."""
+    return str(port or service_port(protocol))
+
+
+def clean(value: object) -> str:
+    """A value from outside for a terminal: what cannot be printed (escape sequences!) becomes \\xNN or \\uNNNN."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
+        for character in str(value)
+    )
+
+
+def say(kind: str, text: str) -> None:
+    """A line headed by `kind`, a key of COLOURS."""
+    click.echo(click.style(f"{kind:>7}", fg=COLOURS[kind], bold=True) + "  " + clean(text))
+
+
+def print_json(value: object) -> None:
+    click.echo(json.dumps(value, indent=2))
+
+
+def fail(text: str, status: int) -> NoReturn:
+    """End the command with a line on stderr."""
+    click.echo(click.style("error: ", fg="red", bold=True) + clean(text), err=True)
+    sys.exit(status)
+
+
+def status_of(failure: Failure) -> int:
+    return STATUSES.get(failure.kind, REFUSED)

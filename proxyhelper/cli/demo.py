@@ -1,0 +1,8 @@
+"""`proxyhelper demo`."""
+
+import click
+
+
+@click.command()
+def demo() -> None:
+    """To come."""

@@ -1,0 +1,8 @@
+"""`proxyhelper entry`."""
+
+import click
+
+
+@click.command()
+def entry() -> None:
+    """To come."""

@@ -1,0 +1,8 @@
+"""`proxyhelper login`."""
+
+import click
+
+
+@click.command()
+def login() -> None:
+    """To come."""

@@ -1,0 +1,8 @@
+"""`proxyhelper lookup`."""
+
+import click
+
+
+@click.command()
+def lookup() -> None:
+    """To come."""

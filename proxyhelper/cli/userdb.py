@@ -1,0 +1,8 @@
+"""`proxyhelper userdb`."""
+
+import click
+
+
+@click.group()
+def userdb() -> None:
+    """To come."""
