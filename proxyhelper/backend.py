@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from .dialogue import imap_client, pop3_client
 
     Client = imap_client.Client | pop3_client.Client
+    Tell = Callable[[str, str], None]  # is told each step that is done: its name, and what came of it
     Place = tuple[int, Any]  # address family, and what connect takes
 
 REPLY_SECONDS = 30.0
@@ -31,6 +32,10 @@ PROXY_TIMEOUT says."""
 ANOTHER_ADDRESS_MAY_HELP = (b"[UNAVAILABLE]", b"[SYS/TEMP]")
 CHUNK = 65536
 MAX_QUOTED = 200
+
+
+def keep_quiet(step: str, outcome: str) -> None:
+    pass
 
 
 class Lost(Temporary):
@@ -65,18 +70,19 @@ class Target:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def log_in(target: Target, new_client: "Callable[[], Client]", password: bytes) -> Backend:
+def log_in(target: Target, new_client: "Callable[[], Client]", password: bytes, tell: "Tell" = keep_quiet) -> Backend:
     """Log in at the first address of `target` that lets us. `new_client` makes the client half of the dialogue.
 
     Raises BackendRefused with the backend's reply, Loop, or Temporary with what happened at each address.
     """
     deadline = time.monotonic() + target.timeout
     places = _resolve(target)
+    tell("name", f"{target.host} is at " + ", ".join(address[0] for _, address in places))
     failures: list[Failure] = []
     for position, place in enumerate(places):
         share = (deadline - time.monotonic()) / (len(places) - position)
         try:
-            return _log_in_at(place, target, new_client(), password, time.monotonic() + share)
+            return _log_in_at(place, target, new_client(), password, time.monotonic() + share, tell)
         except BackendRefused as refusal:
             if not _may_help(refusal.reply.verdict):
                 raise
@@ -106,13 +112,16 @@ def _resolve(target: Target) -> "list[Place]":
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
-def _log_in_at(place: "Place", target: Target, client: "Client", password: bytes, deadline: float) -> Backend:
+def _log_in_at(
+    place: "Place", target: Target, client: "Client", password: bytes, deadline: float, tell: "Tell"
+) -> Backend:
     family, address = place
     connected = socket.socket(family, socket.SOCK_STREAM)
     try:
         _connect(connected, address, deadline)
+        tell("connection", f"{address[0]} port {target.port}")
         _guard_against_loop(connected, target)
-        reply = _converse(connected, client, deadline)
+        reply = _converse(connected, client, deadline, tell)
         if not reply.accepted:
             raise BackendRefused(f"backend {target} refused: {_quote(reply.verdict, password)}", reply)
     except BackendFault as fault:
@@ -153,7 +162,7 @@ def _guard_against_loop(connected: socket.socket, target: Target) -> None:
         )
 
 
-def _converse(connected: socket.socket, client: "Client", deadline: float) -> Reply:
+def _converse(connected: socket.socket, client: "Client", deadline: float, tell: "Tell") -> Reply:
     """Speak `client` until the backend has decided. Raises BackendFault, OSError."""
     while client.reply is None:
         state = client.state
@@ -164,6 +173,7 @@ def _converse(connected: socket.socket, client: "Client", deadline: float) -> Re
         if to_send := client.feed(data):
             connected.sendall(to_send)
         if client.state != state:
+            tell(state, "received")
             deadline = time.monotonic() + REPLY_SECONDS
     return client.reply
 

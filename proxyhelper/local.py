@@ -46,7 +46,7 @@ def run(
     root = privileges.assume(person) if privileges.is_root() else None
     try:
         _enter_home(account.home)
-        _check_executable(command[0])
+        check_executable(command[0])
     except Temporary:
         if root:
             privileges.resume_root(root)
@@ -106,7 +106,7 @@ def _enter_home(home: str) -> None:
         raise Temporary(f"cannot enter the account's home {home}: {error.strerror}") from None
 
 
-def _check_executable(server: str) -> None:
+def check_executable(server: str) -> None:
     if not server.startswith("/"):  # it would be looked for in the account's home
         raise Temporary(f"the local server {server} is not an absolute path")
     if not _is_file(server) or not posix.access(server, posix.X_OK, effective_ids=True):

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
     from .accounts.account import Account
     from .activation import Address
-    from .backend import Backend, Client
+    from .backend import Backend, Client, Tell
     from .dialogue.events import Login
     from .routing import Route
     from .settings import Settings
@@ -59,9 +59,15 @@ def check_options(account: "Account", settings: "Settings") -> None:
 
 
 def reach_backend(
-    route: "Route", account: "Account", login: "Login", settings: "Settings", served: "Address", utf8: bool
+    route: "Route",
+    account: "Account",
+    login: "Login",
+    settings: "Settings",
+    served: "Address",
+    utf8: bool,
+    tell: "Tell | None" = None,
 ) -> "Backend":
-    """Log in to the backend of `route` as the account. Raises a Failure.
+    """Log in to the backend of `route` as the account, and `tell` each step. Raises a Failure.
 
     Where this process is root it becomes PROXY_USER before it connects; root is back only if that fails."""
     from . import backend, privileges
@@ -70,11 +76,12 @@ def reach_backend(
     target = backend.Target(route.host, route.port, settings.timeout, served, names)
     new_client = _client_maker(_line_value(account.address), login.password, settings, utf8)
     person = privileges.proxy_person(settings.proxy_user) if privileges.is_root() else None
+    tell = tell or backend.keep_quiet
     if person is None:
-        return backend.log_in(target, new_client, login.password)
+        return backend.log_in(target, new_client, login.password, tell)
     before = privileges.assume(person)
     try:
-        reached = backend.log_in(target, new_client, login.password)
+        reached = backend.log_in(target, new_client, login.password, tell)
     except BaseException:
         privileges.resume_root(before)
         raise

@@ -9,7 +9,7 @@ from .text import decode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
 
 DEFAULT_DIRECTORY = "/etc/courier"
 MAX_FILE = 1 << 20
@@ -18,10 +18,15 @@ SHELL_SYNTAX = frozenset(";&|<>()`")
 PLAIN_UNTIL = frozenset(" \t'\"\\$#") | SHELL_SYNTAX
 PLAIN_IN_QUOTES_UNTIL = frozenset('"\\$`')
 MAIN_FILES = {"imap": ("imapd-ssl", "imapd"), "pop3": ("pop3d-ssl", "pop3d")}
+COMMON_FILE = "authdaemonrc"
 
 
 class ConfigurationError(Exception):
-    """A setting or file that cannot be used; the text names file, line and value."""
+    """A setting or file that cannot be used; the text names file, line and value; `setting` is its name, if any."""
+
+    def __init__(self, reason: str, setting: str = "") -> None:
+        super().__init__(reason)
+        self.setting = setting
 
 
 class Settings:
@@ -96,7 +101,7 @@ def load(protocol: str, environment: "Mapping[str, str]") -> Settings:
     for name in MAIN_FILES[protocol]:
         read_assignments(f"{directory}/{name}", exported, environment)
     common: dict[str, str] = {}
-    read_assignments(f"{directory}/authdaemonrc", common, environment)
+    read_assignments(f"{directory}/{COMMON_FILE}", common, environment)
     return Settings(protocol, directory, exported, Values(environment, {**common, **exported}))
 
 
@@ -132,11 +137,8 @@ class Values:
         except ValueError:
             number = low - 1
         if not low <= number <= high:
-            raise ConfigurationError(
-                f"setting {name}={value!r} must be a number from {low:o} to {high:o} (octal)"
-                if base == 8
-                else f"setting {name}={value!r} must be a number from {low} to {high}"
-            )
+            bounds = f"{low:o} to {high:o} (octal)" if base == 8 else f"{low} to {high}"
+            raise ConfigurationError(f"setting {name}={value!r} must be a number from {bounds}", name)
         return number
 
 
@@ -163,18 +165,30 @@ def _capabilities(values: Values, tls: bool) -> "list[str]":
 
 def read_assignments(path: str, values: "dict[str, str]", environment: "Mapping[str, str]") -> None:
     """Add the assignments of the file at `path`, where it exists, to `values`. Raises ConfigurationError."""
-    for number, line in enumerate(_read(path).split("\n"), 1):
-        if not line or line[0] == "#":
-            continue
-        name, equals, value = line.strip().partition("=")
-        if not name or name[0] == "#":
-            continue
+    for number, line in lines(path):
         try:
-            if not (equals and name.isidentifier() and name.isascii()):
-                raise ValueError("not a NAME=value assignment")
-            values[name] = _expand(value, values, environment)
+            assign(line, values, environment)
         except ValueError as error:
             raise ConfigurationError(f"{path} line {number}: {error}") from None
+
+
+def lines(path: str) -> "Iterator[tuple[int, str]]":
+    """The lines of the file at `path`, where it exists, that say something, by their numbers. Raises
+    ConfigurationError."""
+    for number, line in enumerate(_read(path).split("\n"), 1):
+        if line and line[0] != "#":
+            line = line.strip()
+            if line and line[0] != "#":
+                yield number, line
+
+
+def assign(line: str, values: "dict[str, str]", environment: "Mapping[str, str]") -> str:
+    """Add the assignment in `line` to `values`; its name. Raises ValueError."""
+    name, equals, value = line.partition("=")
+    if not (equals and name.isidentifier() and name.isascii()):
+        raise ValueError("not a NAME=value assignment")
+    values[name] = _expand(value, values, environment)
+    return name
 
 
 def _read(path: str) -> str:

@@ -29,9 +29,13 @@ def find(path: str, service: str, name: str, default_options: str) -> Account:
     record = lookup(path, encode(name))
     if record is None:
         raise WrongCredentials("no such account")
-    fields = parse(record)
     if b"\0" in record:
         raise Temporary("the account's record holds NUL")
+    return account(name, parse(record), service, default_options)
+
+
+def account(name: str, fields: "dict[str, str]", service: str, default_options: str) -> Account:
+    """The account that the fields of a record make. Raises Temporary for one that cannot be used."""
     return Account(
         name,
         encode(fields.get(f"{service}pw", fields.get("systempw", ""))),

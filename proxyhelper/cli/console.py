@@ -2,7 +2,8 @@
 
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import NoReturn
 
 import click
@@ -20,6 +21,13 @@ STATUSES = {"credentials": NO, "temporary": TEMPORARY}
 PROTOCOLS = ("imap", "pop3")
 COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}
 
+entries_option = click.option(
+    "--entries",
+    type=click.Path(exists=True),
+    multiple=True,
+    metavar="PATH",
+    help="Look for activators' entries in this file or directory instead of the usual places.",
+)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON, for scripts.")
 
 
@@ -72,3 +80,14 @@ def fail(text: str, status: int) -> NoReturn:
 
 def status_of(failure: Failure) -> int:
     return STATUSES.get(failure.kind, REFUSED)
+
+
+@contextmanager
+def progress(what: str, length: int) -> Iterator[Callable[[int], object]]:
+    """A progress bar on stderr, shown on a terminal only. What it gives is to be told the length of each step."""
+    if not sys.stderr.isatty():
+        yield lambda step: None
+        return
+    with click.progressbar(length=length, label=what, file=sys.stderr, show_pos=False) as bar:
+        yield bar.update
+    sys.stderr.write("\x1b[1A\x1b[2K")  # gone when done

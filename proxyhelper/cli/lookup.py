@@ -1,8 +1,97 @@
-"""`proxyhelper lookup`."""
+"""`proxyhelper lookup`: an account, its way, and why."""
+
+import sys
 
 import click
 
+from .. import accounts
+from ..accounts.account import Account
+from ..failures import Failure, Temporary
+from ..login import check_options, with_domain
+from ..routing import Route, decide
+from ..settings import ConfigurationError, load
+from ..text import decode
+from .console import PROTOCOLS, Site, clean, fail, json_option, print_json, served_port, status_of
+from .forms import form_of
+
+
+class Found:
+    """What one protocol makes of a name: its account, its route, or why there is none."""
+
+    def __init__(self, site: Site, protocol: str, name: str, port: str) -> None:
+        self.protocol = protocol
+        self.name = name
+        self.account: Account | None = None
+        self.route: Route | None = None
+        self.failure: Failure | None = None
+        try:
+            settings = load(protocol, site.environment)
+            self.name = with_domain(name, settings)
+            self.account = accounts.find(settings, settings.services.get(port) or protocol, self.name)
+            self.route = decide(self.account, settings, port)
+            check_options(self.account, settings)
+        except Failure as failure:
+            self.failure = failure
+        except ConfigurationError as error:
+            self.failure = Temporary(str(error))
+
 
 @click.command()
-def lookup() -> None:
-    """To come."""
+@click.argument("user")
+@click.option("--port", type=click.IntRange(1, 65535), help="The port that clients come to. [default: the usual one]")
+@json_option
+@click.pass_obj
+def lookup(site: Site, user: str, port: "int | None", as_json: bool) -> None:
+    """Show the account of USER (never the password), where IMAP and POP3 clients of it are sent, and why.
+
+    The exit status is 0 where at least one of them would be let in with the right password.
+    """
+    found = [Found(site, protocol, user, served_port(protocol, port)) for protocol in PROTOCOLS]
+    if as_json:
+        print_json({one.protocol: _as_json(one) for one in found})
+    else:
+        _show(found)
+    failures = [one.failure for one in found if one.failure]
+    sys.exit(status_of(failures[0]) if len(failures) == len(found) else 0)
+
+
+def _show(found: "list[Found]") -> None:
+    account = next((one.account for one in found if one.account), None)
+    if account is None:
+        fail(f"{found[0].name}: {found[0].failure}", status_of(found[0].failure or Failure()))
+    for name, value in _fields(account).items():
+        click.echo(f"{name:<10}{clean(value)}")
+    for one in found:
+        click.echo(click.style(f"{one.protocol.upper():<10}", bold=True) + clean(_way(one)))
+
+
+def _fields(account: Account) -> "dict[str, object]":
+    """What an account has, without what proves it."""
+    fields = {
+        "address": account.address,
+        "password": form_of(decode(account.password)) or "in an unknown form" if account.password else "none",
+        "uid": account.uid,
+        "gid": account.gid,
+        "home": account.home,
+        "maildir": account.maildir,
+        "quota": account.quota,
+        "options": account.options_text(),
+    }
+    return {name: value for name, value in fields.items() if value not in (None, "")}
+
+
+def _way(one: Found) -> str:
+    if one.failure:
+        return f"no login: {one.failure}"
+    assert one.route
+    to = f"to {one.route.host} port {one.route.port}" if one.route.host else "to the local server"
+    return f"{to}: {one.route.reason}"
+
+
+def _as_json(one: Found) -> "dict[str, object]":
+    route = one.route and {"host": one.route.host, "port": one.route.port, "reason": one.route.reason}
+    return {
+        "account": one.account and _fields(one.account),
+        "route": route,
+        "failure": one.failure and {"kind": one.failure.kind, "reason": str(one.failure)},
+    }

@@ -1,0 +1,88 @@
+"""The settings by name: those that this program reads, and those that only Courier's own programs do."""
+
+from ..settings import COMMON_FILE, MAIN_FILES
+
+
+def _names(text: str) -> "frozenset[str]":
+    return frozenset(text.split())
+
+
+COMMON = _names(
+    """
+    DEFAULTOPTIONS DEFDOMAIN DOMAINSEP LOGIN_FAIL_DELAY MAILDIRPATH PROXY_HOSTNAME PROXY_TIMEOUT PROXY_USER
+    """
+)
+OWN = {
+    "imap": _names(
+        """
+        IMAP_ACL IMAP_CAPABILITY IMAP_CAPABILITY_TLS IMAP_MOVE_EXPUNGE_TO_TRASH IMAP_PROXY IMAP_PROXY_FOREIGN
+        IMAP_PROXY_PORT IMAP_TLS_REQUIRED IMAP_UMASK OUTBOX
+        """
+    ),
+    "pop3": _names(
+        """
+        POP3_PROXY POP3_PROXY_PORT POP3_TLS_REQUIRED
+        """
+    ),
+}
+SERVICE_PREFIX = "AUTHSERVICE"  # and a port number
+
+ENVIRONMENT_ONLY = frozenset({"IMAP_TLS", "POP3_TLS", "PROXYHELPER_CONFDIR"})
+"""Facts about one connection or installation, which a file cannot know."""
+
+FLAGS = _names(
+    """
+    IMAP_ACL IMAP_MOVE_EXPUNGE_TO_TRASH IMAP_PROXY IMAP_PROXY_FOREIGN IMAP_TLS_REQUIRED POP3_PROXY
+    POP3_TLS_REQUIRED
+    """
+)
+
+COURIERS = {
+    "imap": _names(
+        """
+        IMAPACCESSFILE IMAPDEBUGFILE IMAPDSSLSTART IMAPDSTART IMAPDSTARTTLS IMAP_CAPABILITY_ORIG
+        IMAP_CAPABILITY_TLS_ORIG IMAP_CHECK_ALL_FOLDERS IMAP_DISABLETHREADSORT IMAP_EMPTYTRASH IMAP_ENHANCEDIDLE
+        IMAP_IDLE_TIMEOUT IMAP_ID_FIELDS IMAP_KEYWORDS IMAP_LOG_DELETIONS IMAP_MAILBOX_SANITY_CHECK
+        IMAP_OBSOLETE_CLIENT IMAP_SHAREDINDEXFILE IMAP_STARTTLS IMAP_TRASHFOLDERNAME IMAP_ULIMITD IMAP_USELOCKS
+        HEADERFROM OUTBOX_MULTIPLE_SEND SENDMAIL SMAP_CAPABILITY
+        """
+    ),
+    "pop3": _names(
+        """
+        MIME_UNICODE_MESSAGE_TYPE POP3AUTH POP3AUTH_ORIG POP3AUTH_TLS POP3AUTH_TLS_ORIG POP3DSSLSTART POP3DSTART
+        POP3_LOG_DELETIONS POP3_STARTTLS
+        """
+    ),
+    "both": _names(
+        """
+        ADDRESS AUTH_MKHOMEDIR_SKEL COURIERTLS LOGGEROPTS MAXDAEMONS MAXPERIP PIDFILE PORT SSLADDRESS SSLLOGGEROPTS
+        SSLPIDFILE SSLPORT TCPDOPTS TLS_CACHEFILE TLS_CACHESIZE TLS_CERTFILE TLS_CIPHER_LIST TLS_DHPARAMS
+        TLS_EXTERNAL TLS_MIN_DH_BITS TLS_PRIORITY TLS_PRIVATE_KEYFILE TLS_PROTOCOL TLS_STARTTLS_PROTOCOL
+        TLS_TRUSTCERTS TLS_VERIFYPEER
+        """
+    ),
+    COMMON_FILE: _names(
+        """
+        DEBUG_LOGIN LDAPTLS_CACERT LDAPTLS_CERT LDAPTLS_KEY LDAPTLS_REQCERT LOGGEROPTS authdaemonvar authmodulelist
+        authmodulelistorig daemons disablewebmail
+        """
+    ),
+}
+"""From the files that Courier 5.0 and 5.2 install."""
+
+
+def known(file: str) -> "frozenset[str]":
+    """The names that mean something in a file (by its base name), to us or to Courier's programs."""
+    if file == COMMON_FILE:
+        return COMMON | OWN["imap"] | OWN["pop3"] | COURIERS[COMMON_FILE]
+    protocol = protocol_of(file)
+    return COMMON | OWN[protocol] | COURIERS[protocol] | COURIERS["both"]
+
+
+def protocol_of(file: str) -> str:
+    return next(protocol for protocol, files in MAIN_FILES.items() if file in files)
+
+
+def file_for(name: str) -> str:
+    """The base name of the file that a setting of one protocol belongs in, or ""."""
+    return next((MAIN_FILES[protocol][1] for protocol in OWN if name in OWN[protocol] | COURIERS[protocol]), "")

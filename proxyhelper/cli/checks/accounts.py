@@ -1,0 +1,145 @@
+"""The accounts: every record, and the way each would take."""
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from ...accounts import listing, userdb
+from ...accounts.account import Account
+from ...failures import Failure, Temporary
+from ...login import check_options
+from ...routing import Route, decide
+from ...settings import Settings
+from ...text import decode
+from ..console import Site, progress
+from ..forms import form_of
+from . import Finding
+
+
+@dataclass
+class Survey:
+    """Where the accounts are.
+
+    elsewhere   accounts by protocol, host and port of their backends
+    here        accounts by protocol whose mailbox is on this host
+    """
+
+    elsewhere: "Counter[tuple[str, str, int]]" = field(default_factory=Counter)
+    here: "Counter[str]" = field(default_factory=Counter)
+
+
+class Surveyor:
+    """Goes through the records; `findings` gathers what is wrong with them."""
+
+    def __init__(self, settings: "dict[str, Settings]", ports: "dict[str, str]") -> None:
+        self.survey = Survey()
+        self.findings: list[Finding] = []
+        self._settings = settings
+        self._ports = ports
+        self._routes: dict[tuple[str, str], Route | Temporary] = {}
+        self._first: dict[str, str] = {}
+        self._unproxied: Counter[str] = Counter()
+
+    def take(self, record: listing.Record) -> None:
+        if record.problem:
+            self._add("error", record, f"{record.name or 'a line'}: {record.problem}", "mend or delete the line")
+            return
+        if first := self._first.get(record.name):
+            self._add("warning", record, f"{record.name} stands a second time; {first} counts", "delete one of them")
+            return
+        self._first[record.name] = record.place
+        for settings in self._settings.values():
+            self._take(record, settings)
+
+    def finish(self) -> None:
+        if count := len(self._first):
+            self.findings.append(Finding("ok", f"{count} account{'s' * (count != 1)}"))
+        for protocol, count in self._unproxied.items():
+            name = f"{protocol.upper()}_PROXY"
+            what = f"{name} is off: all mailboxes are looked for on this host, {count} of them with a mailhost"
+            remedy = f"set {name}=1, unless this is a host that has mailboxes only"
+            self.findings.append(Finding("warning", what, remedy, setting=name))
+
+    def _take(self, record: listing.Record, settings: Settings) -> None:
+        protocol = settings.protocol
+        account = userdb.account(record.name, record.fields, protocol, settings.default_options)
+        if _is_disabled(account, settings):
+            return
+        if not account.password:
+            field_name = f"{protocol}pw"
+            remedy = f"proxyhelper userdb passwd {record.name}"
+            self._add("note", record, f"{record.name} has neither {field_name} nor systempw: no login", remedy)
+        elif not form_of(decode(account.password)):
+            remedy = f"proxyhelper userdb passwd {record.name}"
+            self._add("error", record, f"{record.name}: the password is stored in an unknown form", remedy)
+        route = self._route(account, settings)
+        if isinstance(route, Temporary):
+            self._add("error", record, f"{record.name}: {route}", "mend the option mailhost", "mailhost")
+        elif route.host:
+            self.survey.elsewhere[protocol, route.host, route.port] += 1
+        else:
+            self._take_here(record, account, settings, route)
+
+    def _take_here(self, record: listing.Record, account: Account, settings: Settings, route: Route) -> None:
+        self.survey.here[settings.protocol] += 1
+        if not settings.proxy and account.options.get("mailhost"):
+            self._unproxied[settings.protocol] += 1
+        if route.is_missing:
+            self._add("warning", record, f"{record.name} has no mailhost: it is looked for on this host", "set one")
+        lacking = [name for name in ("uid", "gid") if getattr(account, name) is None]
+        if lacking:
+            what = f"{record.name} is on this host ({route.reason}), and has no {' and no '.join(lacking)}"
+            self._add("error", record, what, "set them, or a mailhost elsewhere")
+        elif not (account.uid and account.gid):
+            self._add("error", record, f"{record.name}: no mailbox is served as uid or gid 0", "give it its own")
+        elif not os.path.isdir(account.home):
+            what = f"{record.name} is on this host ({route.reason}), and its home {account.home!r} is no directory"
+            self._add("error", record, what, "make it, or set a mailhost elsewhere")
+
+    def _route(self, account: Account, settings: Settings) -> "Route | Temporary":
+        key = settings.protocol, account.options.get("mailhost", "")
+        if key not in self._routes:
+            try:
+                self._routes[key] = decide(account, settings, self._ports[settings.protocol])
+            except Temporary as failure:
+                self._routes[key] = failure
+        return self._routes[key]
+
+    def _add(self, level: str, record: listing.Record, what: str, remedy: str, setting: str = "") -> None:
+        finding = Finding(level, what, remedy, record.file, record.line, setting)
+        if finding not in self.findings[-2:]:  # one that both protocols have found
+            self.findings.append(finding)
+
+
+def _is_disabled(account: Account, settings: Settings) -> bool:
+    try:
+        check_options(account, settings)
+    except Failure:
+        return True
+    return False
+
+
+def examine(site: Site, settings: "dict[str, Settings]", ports: "dict[str, str]") -> "tuple[Survey, list[Finding]]":
+    """`ports`: what clients come to, by protocol."""
+    surveyor = Surveyor(settings, ports)
+    try:
+        with progress("accounts", listing.size(site.userdb)) as read:
+            for record in listing.records(site.userdb, read):
+                surveyor.take(record)
+    except Temporary as failure:
+        surveyor.findings.append(Finding("error", str(failure), "no account can log in until it can be read"))
+    surveyor.finish()
+    return surveyor.survey, surveyor.findings + list(_forms(site))
+
+
+def _forms(site: Site) -> Iterator[Finding]:
+    """Compiled or text: which one counts."""
+    text, compiled = site.userdb, f"{site.userdb}.dat"
+    if not os.path.exists(compiled) or not os.path.exists(text):
+        return
+    if userdb._compiled_is_newer(text):
+        yield Finding("note", f"accounts are read from {compiled}, which is newer than {text}")
+    else:
+        what = f"{text} is newer than {compiled} or Python has no dbm.gnu: accounts are read from the text"
+        yield Finding("note", what, "makeuserdb, for Courier's own programs")

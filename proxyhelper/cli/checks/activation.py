@@ -1,0 +1,107 @@
+"""The activators' entries: do they start the helper, can it read its files there, can the local server run?"""
+
+import os
+import subprocess
+from collections.abc import Iterator
+
+from ... import local, privileges
+from ...failures import Failure
+from ...settings import COMMON_FILE, MAIN_FILES, Settings
+from ..activators import Entry
+from ..console import Site
+from . import Finding
+from .accounts import Survey
+from .files import userdb_files
+
+START_SECONDS = 10
+
+
+def examine(site: Site, entries: "list[Entry]", survey: Survey, settings: "dict[str, Settings]") -> Iterator[Finding]:
+    for entry in entries:
+        findings = [*_program(entry), *_readable(site, entry), *_local_server(entry, survey)]
+        yield from findings
+        if not findings:
+            served = f" on port {entry.port}" if entry.port else ""
+            yield Finding(
+                "ok", f"{entry.activator} serves {entry.protocol.upper()}{served}", "", entry.file, entry.line
+            )
+    for protocol in settings:
+        if not any(entry.protocol == protocol for entry in entries):
+            what = f"nothing on this host starts proxyhelper-{protocol}"
+            yield Finding("note", what, f"proxyhelper entry xinetd, systemd or couriertcpd --{protocol}")
+
+
+def _program(entry: Entry) -> Iterator[Finding]:
+    """Start it as the activator does, as far as its version."""
+    try:
+        done = subprocess.run(
+            [*entry.program, "--version"],
+            stdin=subprocess.DEVNULL,
+            capture_output=True,
+            timeout=START_SECONDS,
+            cwd="/",
+            env={},
+        )
+        last_words = done.stderr.decode(errors="backslashreplace").strip().splitlines()[-1:]
+        problem = "" if done.returncode == 0 else f"exit status {done.returncode}: {' '.join(last_words)}"
+    except (OSError, subprocess.TimeoutExpired) as error:
+        problem = str(error)
+    if problem:
+        what = f"{' '.join(entry.program)} does not start: {problem}"
+        yield _finding(entry, "error", what, f"print the entry anew: proxyhelper entry {entry.activator}")
+
+
+def _readable(site: Site, entry: Entry) -> Iterator[Finding]:
+    """Can the entry's user read what the helper reads?"""
+    try:
+        person = privileges.proxy_person(entry.user) if entry.user != "root" else None
+    except Failure:
+        yield _finding(entry, "error", f"its user {entry.user} is not an unprivileged user of this host", "name one")
+        return
+    if person and privileges.is_root():
+        root = privileges.assume(person)
+        try:
+            unreadable = _unreadable(site, entry)
+        finally:
+            privileges.resume_root(root)
+        for path, remedy in unreadable:
+            yield _finding(entry, "error", f"its user {entry.user} cannot read {path}", remedy)
+
+
+def _unreadable(site: Site, entry: Entry) -> "list[tuple[str, str]]":
+    """What cannot be read, and what to do about each."""
+    settings = [f"{site.directory}/{name}" for name in (*MAIN_FILES[entry.protocol], COMMON_FILE)]
+    remedies = {path: f"chmod o+r {path}" for path in settings}
+    remedies.update({path: f"chown {entry.user} {path}" for path in userdb_files(site.userdb)})
+    return [(path, remedy) for path, remedy in remedies.items() if _is_refused(path)]
+
+
+def _is_refused(path: str) -> bool:
+    try:
+        os.stat(path)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return not os.access(path, os.R_OK, effective_ids=True)
+
+
+def _local_server(entry: Entry, survey: Survey) -> Iterator[Finding]:
+    count = survey.here[entry.protocol]
+    accounts = f"{count} account{'s' * (count != 1)} on this host"
+    if count and not entry.local_server:
+        yield _finding(
+            entry, "error", f"it names no local server, and there are {accounts}", "put one behind the helper"
+        )
+    elif count and entry.user != "root":
+        what = f"there are {accounts}, and only root can become their users; it runs as {entry.user}"
+        yield _finding(entry, "error", what, "let it run as root, or move these accounts")
+    if entry.local_server:
+        try:
+            local.check_executable(entry.local_server[0])
+        except Failure as failure:
+            yield _finding(entry, "error" if count else "warning", str(failure), "correct or remove it")
+
+
+def _finding(entry: Entry, level: str, what: str, remedy: str) -> Finding:
+    return Finding(level, what, remedy, entry.file, entry.line)

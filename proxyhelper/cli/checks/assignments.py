@@ -1,0 +1,136 @@
+"""The settings: read as the helper reads them, but on to the end, and with what it does not say."""
+
+import difflib
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...failures import Temporary
+from ...privileges import proxy_person
+from ...settings import COMMON_FILE, MAIN_FILES, ConfigurationError, Settings, Values, assign, is_true, lines
+from .. import catalogue
+from ..console import PROTOCOLS, Site
+from . import Finding
+
+FALSE = ("", "0", "n", "f")  # how a value begins that clearly means no
+MODULES = ("authuserdb",)
+
+
+class Reader:
+    """Reads the files of one protocol; `findings` gathers what is wrong with them."""
+
+    def __init__(self, site: Site, protocol: str, seen: "set[str]") -> None:
+        self.site = site
+        self.protocol = protocol
+        self.findings: list[Finding] = []
+        self.places: dict[str, tuple[str, int]] = {}
+        self._seen = seen
+
+    def read(self) -> "Settings | None":
+        exported: dict[str, str] = {}
+        for name in MAIN_FILES[self.protocol]:
+            self._read_file(name, exported)
+        common: dict[str, str] = {}
+        self._read_file(COMMON_FILE, common)
+        settings = self._settings(exported, {**common, **exported})
+        return None if any(finding.level == "error" for finding in self.findings) else settings
+
+    def _read_file(self, name: str, values: "dict[str, str]") -> None:
+        path = f"{self.site.directory}/{name}"
+        is_new = path not in self._seen
+        self._seen.add(path)
+        try:
+            for number, line in lines(path):
+                try:
+                    setting = assign(line, values, self.site.environment)
+                except ValueError as error:
+                    self._add("error", f"{error}: {line}", "the service is closed until it is mended", path, number)
+                    continue
+                self.places[setting] = (path, number)
+                if is_new:
+                    self.findings += _judge(name, path, number, setting, values[setting])
+        except ConfigurationError as error:
+            self._add("error", str(error), "the service is closed until it can be read", path, 0)
+
+    def _settings(self, exported: "dict[str, str]", files: "dict[str, str]") -> Settings:
+        """The settings, without those that cannot be used, each of which is found."""
+        environment = dict(self.site.environment)
+        while True:
+            try:
+                return Settings(self.protocol, self.site.directory, exported, Values(environment, files))
+            except ConfigurationError as error:
+                name = error.setting
+                in_environment = environment.pop(name, None) is not None
+                place = ("the environment", 0) if in_environment else self.places[name]
+                self._add("error", str(error), "the service is closed until it is", *place, name)
+                if not in_environment:
+                    del files[name]
+
+    def _add(self, level: str, what: str, remedy: str, file: str, line: int, setting: str = "") -> None:
+        self.findings.append(Finding(level, what, remedy, file, line, setting))
+
+
+def examine(site: Site) -> "tuple[dict[str, Settings], list[Finding]]":
+    """The usable settings by protocol, and the findings."""
+    usable: dict[str, Settings] = {}
+    findings: list[Finding] = []
+    seen: set[str] = set()
+    for protocol in PROTOCOLS:
+        reader = Reader(site, protocol, seen)
+        settings = reader.read()
+        findings += reader.findings
+        if settings:
+            usable[protocol] = settings
+            findings += _judge_whole(settings)
+    findings += _overridden(site)
+    if not any(Path(site.directory, name).exists() for files in MAIN_FILES.values() for name in files):
+        findings.append(Finding("warning", f"no imapd and no pop3d in {site.directory}: all settings are defaults"))
+    return usable, findings
+
+
+def _judge(file: str, path: str, line: int, setting: str, value: str) -> Iterator[Finding]:
+    """What is strange about one assignment, usable or not."""
+
+    def warning(what: str, remedy: str) -> Finding:
+        return Finding("warning", what, remedy, path, line, setting)
+
+    if setting in catalogue.ENVIRONMENT_ONLY:
+        yield warning(f"{setting} counts from the environment only", "take the line out; the activator has to say it")
+    elif setting.startswith(catalogue.SERVICE_PREFIX):
+        if not setting[len(catalogue.SERVICE_PREFIX) :].isdigit():
+            yield warning(f"{setting} names no port", "write AUTHSERVICE143, for example")
+    elif setting not in catalogue.known(file):
+        yield warning(f"{setting} is unknown and does nothing", _suggestion(setting, file))
+    elif setting in catalogue.FLAGS and not is_true(value) and value.strip().lower()[:1] not in FALSE:
+        yield warning(f"{setting}={value} counts as 0", "write 1 or 0")
+    elif setting == "authmodulelist" and (missing := [module for module in value.split() if module not in MODULES]):
+        names = ", ".join(missing)
+        yield warning(f"not available here: {names}; accounts come from the userdb alone", "put them in the userdb")
+
+
+def _suggestion(setting: str, file: str) -> str:
+    if home := catalogue.file_for(setting):
+        return f"it belongs in {home}"
+    close = difflib.get_close_matches(setting.upper(), catalogue.known(file), 1, 0.75)
+    return f"is {close[0]} meant?" if close else "take the line out, if it is not your own start script's"
+
+
+def _judge_whole(settings: Settings) -> Iterator[Finding]:
+    upper = settings.protocol.upper()
+    words = {word.upper() for word in settings.capabilities}
+    if settings.protocol == "imap" and not words & {"IMAP4REV1", "IMAP4REV2"}:
+        what, remedy = "the capabilities lack IMAP4rev1: clients will not go on", "begin them with IMAP4rev1"
+        yield Finding("error", what, remedy, setting="IMAP_CAPABILITY")
+    if not settings.login_allowed:
+        remedy = "have TLS done in front (couriertls, stunnel), which says so in the environment"
+        yield Finding("note", f"{upper} logins are refused without TLS", remedy, setting=f"{upper}_TLS_REQUIRED")
+    try:
+        proxy_person(settings.proxy_user)
+    except Temporary as failure:
+        yield Finding("error", f"{upper}: {failure}", "accounts elsewhere cannot log in", setting="PROXY_USER")
+
+
+def _overridden(site: Site) -> Iterator[Finding]:
+    names = catalogue.COMMON | catalogue.OWN["imap"] | catalogue.OWN["pop3"] | catalogue.ENVIRONMENT_ONLY
+    for name in sorted(names & site.environment.keys() - {"PROXYHELPER_CONFDIR"}):
+        what = f"{name} is taken from the environment of this command"
+        yield Finding("note", what, "the helper sees its activator's environment instead", setting=name)

@@ -1,0 +1,57 @@
+"""The files: who may read and write them."""
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from ...accounts import userdb
+from ...failures import Temporary
+from ...settings import COMMON_FILE, MAIN_FILES
+from ..console import Site
+from . import Finding
+
+SECRET_FILES = ("authldaprc", "authmysqlrc", "authpgsqlrc")  # they hold the passwords of databases
+OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
+
+
+def examine(site: Site) -> Iterator[Finding]:
+    directory = Path(site.directory)
+    for path in (directory, *(directory / name for files in MAIN_FILES.values() for name in files)):
+        yield from _judge(path, OTHERS_WRITE, "others may write it, and send users and their passwords elsewhere")
+    yield from _judge(directory / COMMON_FILE, OTHERS_WRITE, "others may write it")
+    for name in SECRET_FILES:
+        yield from _judge(directory / name, OTHERS_WRITE | stat.S_IROTH, "it holds a password, and others may read it")
+    yield from _userdb(site.userdb)
+
+
+def _judge(path: Path, forbidden: int, what: str) -> Iterator[Finding]:
+    try:
+        status = path.stat()
+    except OSError:
+        return
+    if status.st_mode & forbidden and not (path.is_dir() and status.st_mode & stat.S_ISVTX):
+        remedy = f"chmod {'o=' if forbidden & stat.S_IROTH else 'go-w'} {path}"
+        yield Finding("error", f"mode {stat.S_IMODE(status.st_mode):04o}: {what}", remedy, str(path))
+
+
+def _userdb(path: str) -> Iterator[Finding]:
+    for file in userdb_files(path):
+        try:
+            status = os.stat(file)
+        except OSError as error:
+            yield Finding("error", f"cannot be looked at: {error.strerror}", "run this command as root", file)
+            continue
+        forbidden = OTHERS_WRITE if file == f"{path}.dat" else userdb.OTHERS_READ_OR_WRITE
+        if status.st_mode & forbidden:
+            what = f"mode {stat.S_IMODE(status.st_mode):04o}: others may read or write it, so it is not used"
+            yield Finding("error", what, f"chmod go= {file}", file)
+
+
+def userdb_files(path: str) -> "list[str]":
+    """Every file and directory that a userdb is made of, the compiled ones included."""
+    found = [file for file in (f"{path}.dat", f"{path}shadow.dat") if os.path.exists(file)]
+    try:
+        return [*dict.fromkeys((path, *userdb._files(path))), *found] if os.path.exists(path) else found
+    except (Temporary, OSError):
+        return [path, *found]

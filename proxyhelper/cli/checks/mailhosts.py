@@ -1,0 +1,136 @@
+"""The mailhosts: each is resolved, connected to, and heard out; none may be this host under a name it does not know."""
+
+import socket
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from ...dialogue.greetings import greeting
+from ...routing import names_of_this_host
+from ...settings import Settings
+from ..console import progress
+from . import Finding
+from .accounts import Survey
+
+AT_ONCE = 16
+MAX_GREETING = 4096
+GREETINGS = {"imap": (b"* OK", b"* PREAUTH"), "pop3": (b"+OK",)}
+
+
+@dataclass
+class Answer:
+    """What became of asking a mailhost. `failures` by address; `greeting` of the first that answered."""
+
+    protocol: str
+    host: str
+    port: int
+    accounts: int
+    addresses: list[str] = field(default_factory=list)
+    failures: dict[str, str] = field(default_factory=dict)
+    greeting: bytes = b""
+
+    @property
+    def name(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+def examine(survey: Survey, settings: "dict[str, Settings]", ports: "dict[str, str]") -> Iterator[Finding]:
+    answers = [Answer(*place, accounts) for place, accounts in survey.elsewhere.most_common()]
+    with ThreadPoolExecutor(AT_ONCE) as pool, progress("mailhosts", len(answers)) as done:
+        for answer in pool.map(lambda answer: _ask(answer, settings[answer.protocol].timeout), answers):
+            done(1)
+            yield from _judge(answer, settings[answer.protocol], ports[answer.protocol])
+
+
+def _ask(answer: Answer, seconds: float) -> Answer:
+    try:
+        found = socket.getaddrinfo(answer.host, answer.port, 0, socket.SOCK_STREAM)
+    except (OSError, UnicodeError) as error:
+        answer.failures["the name"] = f"cannot be resolved: {getattr(error, 'strerror', None) or error}"
+        return answer
+    for family, _, _, _, address in found:
+        ip = str(address[0])
+        answer.addresses.append(ip)
+        try:
+            answer.greeting = answer.greeting or _hear(family, address, seconds)
+        except OSError as error:
+            answer.failures[ip] = error.strerror or str(error)
+    return answer
+
+
+def _hear(family: int, address: "tuple[object, ...]", seconds: float) -> bytes:
+    """The first line that a server says. Raises OSError."""
+    deadline = time.monotonic() + seconds
+    said = b""
+    with socket.socket(family, socket.SOCK_STREAM) as connection:
+        connection.settimeout(seconds)
+        connection.connect(address)
+        while b"\n" not in said and len(said) < MAX_GREETING:
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            more = connection.recv(MAX_GREETING)
+            if not more:
+                raise OSError(0, "closed the connection in place of a greeting")
+            said += more
+    return said
+
+
+def _judge(answer: Answer, settings: Settings, served_port: str) -> Iterator[Finding]:
+    ours = [ip for ip in answer.addresses if is_of_this_host(ip)]
+    if not answer.greeting:
+        yield Finding("error", _silence(answer), _remedy_for_silence(answer, ours, settings), setting="mailhost")
+        return
+    for ip, failure in answer.failures.items():
+        yield Finding("warning", f"{answer.name}: of its addresses {ip} does not answer: {failure}", setting="mailhost")
+    if not answer.greeting.startswith(GREETINGS[answer.protocol]):
+        said = answer.greeting[:80].decode(errors="backslashreplace").strip()
+        what = f"{answer.name} does not greet as {answer.protocol.upper()} servers do: {said}"
+        yield Finding("error", what, "is another service on this port, or does it want TLS?", setting="mailhost")
+    elif ours and _is_ourselves(answer, settings, served_port):
+        what = f"{answer.name} is this very service ({', '.join(ours)}), under a name that it does not know as its own"
+        yield Finding("error", what, _agree(answer, settings), setting="PROXY_HOSTNAME")
+    elif b"LOGINDISABLED" in answer.greeting.upper():
+        what = f"{answer.name} refuses logins without TLS (LOGINDISABLED)"
+        yield Finding("error", what, "let it accept them from this host", setting="mailhost")
+    else:
+        where = f"another server on this host ({', '.join(ours)})" if ours else ", ".join(answer.addresses)
+        yield Finding("ok", f"{answer.protocol.upper()} {answer.name} answers: {where}, {_count(answer)}")
+
+
+def _silence(answer: Answer) -> str:
+    reasons = "; ".join(f"{ip}: {failure}" if ip in answer.addresses else f"{ip} {failure}"
+                        for ip, failure in answer.failures.items())  # fmt: skip
+    return f"{answer.protocol.upper()} {answer.name} does not answer ({_count(answer)}): {reasons}"
+
+
+def _count(answer: Answer) -> str:
+    return f"{answer.accounts} account{'s' * (answer.accounts != 1)}"
+
+
+def _remedy_for_silence(answer: Answer, ours: "list[str]", settings: Settings) -> str:
+    if ours:
+        return f"it is this host. If the mailboxes are here, {_agree(answer, settings)}; else start the server"
+    if not answer.addresses:
+        return "correct the mailhost of these accounts, or the name service"
+    return "is the server running, and does it let this host connect?"
+
+
+def _agree(answer: Answer, settings: Settings) -> str:
+    known = ", ".join(f"{name} ({source})" for name, source in names_of_this_host(settings))
+    return f"set PROXY_HOSTNAME={answer.host}, or let the mailhost be a name that counts as this host: {known}"
+
+
+def _is_ourselves(answer: Answer, settings: Settings, served_port: str) -> bool:
+    words = greeting(answer.protocol, settings.capabilities, settings.login_allowed)
+    return str(answer.port) == served_port and answer.greeting == words
+
+
+def is_of_this_host(ip: str) -> bool:
+    """Whether an address is one of this host's own: only those can be bound to."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    with socket.socket(family, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.bind((ip, 0))
+        except OSError:
+            return False
+    return True
