@@ -76,7 +76,7 @@ def log_in(target: Target, new_client: "Callable[[], Client]", password: bytes, 
     Raises BackendRefused with the backend's reply, Loop, or Temporary with what happened at each address.
     """
     deadline = time.monotonic() + target.timeout
-    places = _resolve(target)
+    places = _places(target)
     tell("name", f"{target.host} is at " + ", ".join(address[0] for _, address in places))
     failures: list[Failure] = []
     for position, place in enumerate(places):
@@ -102,13 +102,22 @@ def _summary(target: Target, failures: "list[Failure]") -> Failure:
     return Temporary(f"backend {target}: " + "; ".join(str(failure) for failure in failures))
 
 
-def _resolve(target: Target) -> "list[Place]":
-    """Addresses of the host. As bytes the name is not run through the IDNA codec, whose import costs 10 ms."""
+def _places(target: Target) -> "list[Place]":
+    try:
+        return resolve(target.host, target.port)
+    except Temporary as failure:
+        raise Temporary(f"backend {target}: {failure}") from None
+
+
+def resolve(host: str, port: int) -> "list[Place]":
+    """Addresses of a mailhost. As bytes the name is not run through the IDNA codec, whose import costs 10 ms.
+
+    Raises Temporary."""
     posix.putenv(b"RES_OPTIONS", RESOLVER_OPTIONS + posix.environ.get(b"RES_OPTIONS", b""))
     try:
-        found = socket.getaddrinfo(target.host.rstrip(".").encode(), target.port, 0, socket.SOCK_STREAM)
+        found = socket.getaddrinfo(host.rstrip(".").encode(), port, 0, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:
-        raise Temporary(f"backend {target}: cannot resolve the name: {_words(error)}") from None
+        raise Temporary(f"cannot resolve the name: {words(error)}") from None
     return list(dict.fromkeys((family, address) for family, _, _, _, address in found))
 
 
@@ -116,22 +125,25 @@ def _log_in_at(
     place: "Place", target: Target, client: "Client", password: bytes, deadline: float, tell: "Tell"
 ) -> Backend:
     family, address = place
-    connected = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        connected = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # an IPv6 address, and no IPv6 here
+        raise Lost(f"{address[0]}: {words(error)}") from None
     try:
         _connect(connected, address, deadline)
         tell("connection", f"{address[0]} port {target.port}")
         _guard_against_loop(connected, target)
         reply = _converse(connected, client, deadline, tell)
         if not reply.accepted:
-            raise BackendRefused(f"backend {target} refused: {_quote(reply.verdict, password)}", reply)
+            raise BackendRefused(f"backend {target} refused: {quote(reply.verdict, password)}", reply)
     except BackendFault as fault:
         connected.close()
-        said = f": {_quote(fault.said, password)}" if fault.said else ""
+        said = f": {quote(fault.said, password)}" if fault.said else ""
         raise _failure(f"{address[0]}: {fault}{said}", target, lost=fault.goodbye) from None
     except OSError as error:
         connected.close()
         lost = client.state == "greeting" or not isinstance(error, TimeoutError)
-        raise _failure(f"{address[0]}: no {client.state}: {_words(error)}", target, lost) from None
+        raise _failure(f"{address[0]}: no {client.state}: {words(error)}", target, lost) from None
     except Failure:
         connected.close()
         raise
@@ -147,7 +159,7 @@ def _connect(connecting: socket.socket, address: "Any", deadline: float) -> None
     try:
         connecting.connect(address)
     except OSError as error:
-        raise Lost(f"{address[0]}: {_words(error)}") from None
+        raise Lost(f"{address[0]}: {words(error)}") from None
 
 
 def _guard_against_loop(connected: socket.socket, target: Target) -> None:
@@ -178,7 +190,7 @@ def _converse(connected: socket.socket, client: "Client", deadline: float, tell:
     return client.reply
 
 
-def _quote(said: bytes, password: bytes) -> str:
+def quote(said: bytes, password: bytes) -> str:
     """What a backend said, for the log; not where it repeats the password."""
     escaped = password.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     if password in said or escaped in said:
@@ -193,7 +205,8 @@ def _remaining(deadline: float) -> float:
     return seconds
 
 
-def _words(error: BaseException) -> str:
+def words(error: BaseException) -> str:
+    """What went wrong, as people say it."""
     if isinstance(error, TimeoutError):
         return "timed out"
     return getattr(error, "strerror", None) or str(error)

@@ -94,15 +94,21 @@ def environment() -> "dict[str, str]":
 
 def load(protocol: str, environment: "Mapping[str, str]") -> Settings:
     """The settings of `protocol`. Raises ConfigurationError, naming file, line and value, where one cannot be used."""
-    directory = environment.get("PROXYHELPER_CONFDIR") or DEFAULT_DIRECTORY
-    if not directory.startswith("/"):
-        raise ConfigurationError(f"PROXYHELPER_CONFDIR={directory} is not an absolute path")
+    directory = directory_in(environment)
     exported: dict[str, str] = {}
     for name in MAIN_FILES[protocol]:
         read_assignments(f"{directory}/{name}", exported, environment)
     common: dict[str, str] = {}
     read_assignments(f"{directory}/{COMMON_FILE}", common, environment)
     return Settings(protocol, directory, exported, Values(environment, {**common, **exported}))
+
+
+def directory_in(environment: "Mapping[str, str]") -> str:
+    """The configuration directory. Raises ConfigurationError."""
+    directory = environment.get("PROXYHELPER_CONFDIR") or DEFAULT_DIRECTORY
+    if not directory.startswith("/"):
+        raise ConfigurationError(f"PROXYHELPER_CONFDIR={directory} is not an absolute path")
+    return directory
 
 
 class Values:

@@ -1,6 +1,8 @@
 """`proxyhelper …`, for the administrator. It may use every room of the house; no room uses it."""
 
+import io
 import os
+import sys
 
 import click
 
@@ -26,6 +28,9 @@ def main(context: click.Context, confdir: "str | None") -> None:
     """
     if "NO_COLOR" in os.environ:
         context.color = False
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")  # in a locale without arrows
     environment = dict(os.environ)
     if confdir:
         environment["PROXYHELPER_CONFDIR"] = confdir

@@ -84,5 +84,7 @@ def protocol_of(file: str) -> str:
 
 
 def file_for(name: str) -> str:
-    """The base name of the file that a setting of one protocol belongs in, or ""."""
+    """The base name of the one file that a setting belongs in, or ""."""
+    if name in COURIERS[COMMON_FILE]:
+        return COMMON_FILE
     return next((MAIN_FILES[protocol][1] for protocol in OWN if name in OWN[protocol] | COURIERS[protocol]), "")

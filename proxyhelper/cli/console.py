@@ -10,9 +10,10 @@ import click
 
 from ..failures import Failure
 from ..routing import service_port
-from ..settings import DEFAULT_DIRECTORY, ConfigurationError, Settings, load
+from ..settings import ConfigurationError, Settings, directory_in, load
 
 NO = 1
+USAGE = 2
 TEMPORARY = 75  # these three as in sysexits.h
 REFUSED = 77
 CONFIGURATION = 78
@@ -36,7 +37,10 @@ class Site:
 
     def __init__(self, environment: Mapping[str, str]) -> None:
         self.environment = environment
-        self.directory = environment.get("PROXYHELPER_CONFDIR") or DEFAULT_DIRECTORY
+        try:
+            self.directory = directory_in(environment)
+        except ConfigurationError as error:
+            fail(str(error), CONFIGURATION)
 
     @property
     def userdb(self) -> str:
@@ -85,7 +89,7 @@ def status_of(failure: Failure) -> int:
 @contextmanager
 def progress(what: str, length: int) -> Iterator[Callable[[int], object]]:
     """A progress bar on stderr, shown on a terminal only. What it gives is to be told the length of each step."""
-    if not sys.stderr.isatty():
+    if sys.stderr is None or not sys.stderr.isatty():
         yield lambda step: None
         return
     with click.progressbar(length=length, label=what, file=sys.stderr, show_pos=False) as bar:

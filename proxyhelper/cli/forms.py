@@ -15,9 +15,10 @@ CRYPT_NAMES = {  # crypt(5)
     "$sha1": "SHA-1 crypt",
     "$md5": "SunMD5",
     "$1$": "MD5 crypt",
+    "$3$": "NT hash",
     "_": "BSDi crypt",
 }
-TRADITIONAL = re.compile(r"[./0-9A-Za-z]{13}")
+TRADITIONAL = re.compile(r"[./0-9A-Za-z]{13}([./0-9A-Za-z]{11})*")
 
 
 def form_of(stored: str) -> str:

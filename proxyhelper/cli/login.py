@@ -1,10 +1,14 @@
 """`proxyhelper login`: the way of a login, walked step by step up to the real server."""
 
+import os
+import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 
 import click
 
@@ -12,18 +16,21 @@ from .. import accounts
 from ..accounts.account import Account
 from ..accounts.passwords import matches
 from ..activation import Address
+from ..backend import quote, words
 from ..dialogue import imap_client, pop3_client
 from ..dialogue.events import BackendFault, Login, Reply
 from ..failures import Failure, Temporary, WrongCredentials
 from ..login import check_options, could_be, reach_backend, with_domain
 from ..routing import decide
 from ..settings import Settings
-from ..text import decode, encode
+from ..text import encode
 from . import activators
-from .console import Site, clean, entries_option, json_option, print_json, served_port, status_of
+from .console import USAGE, Site, clean, entries_option, fail, json_option, print_json, served_port, status_of
 
 LOCAL_SECONDS = 20.0
 """For each thing that a local server says."""
+LEAVE_SECONDS = 5.0
+"""For it to end when the client has gone."""
 CHUNK = 65536
 
 NEXT = {"name": "connection", "connection": "greeting", "greeting": "reply"}
@@ -101,6 +108,8 @@ def login(site: Site, user: str, protocol: str, entries: "tuple[str, ...]", as_j
 
 
 def _ask_password() -> str:
+    if sys.stdin is None:
+        fail("standard input is closed: nowhere to read the password from", USAGE)
     if sys.stdin.isatty():
         return str(click.prompt("Password", hide_input=True, err=True))
     return sys.stdin.buffer.readline().rstrip(b"\r\n").decode("utf-8", "surrogateescape")
@@ -128,7 +137,7 @@ def _walk(walk: Walk, site: Site, settings: Settings, login: Login, places: "tup
         walk.begin("name")
         backend = reach_backend(route, account, login, settings, Address("", port), False, walk.done)
         backend.socket.close()
-        walk.done("reply", decode(backend.reply.verdict).strip())
+        walk.done("reply", quote(backend.reply.verdict, login.password))
     else:
         walk.begin("local server")
         _log_in_here(walk, site, settings, login, places)
@@ -148,25 +157,43 @@ def _log_in_here(walk: Walk, site: Site, settings: Settings, login: Login, place
         raise Temporary(f"nothing on this host starts proxyhelper-{settings.protocol}: see proxyhelper entry")
     ours, theirs = socket.socketpair()
     told = {"TCPREMOTEIP": "127.0.0.1", "TCPREMOTEPORT": "0", "TCPLOCALPORT": served_port(entry.protocol, entry.port)}
-    with ours, theirs, subprocess.Popen(
-        [*entry.program, *entry.local_server],
-        stdin=theirs.fileno(),
-        stdout=theirs.fileno(),
-        stderr=subprocess.PIPE,
-        env={"PROXYHELPER_CONFDIR": site.directory, "PATH": "/usr/bin:/bin", **entry.environment, **told},
-    ) as helper:  # fmt: skip
-        theirs.close()
-        try:
-            reply = _converse(ours, settings.protocol, login)
-        except (OSError, BackendFault) as error:
-            reply = None
-            problem = str(error) or type(error).__name__
-        ours.close()
-        log = (helper.stderr.read() if helper.stderr else b"").decode(errors="backslashreplace")
+    environment = {"PROXYHELPER_CONFDIR": site.directory, "PATH": "/usr/bin:/bin", **entry.environment, **told}
+    command = [*entry.program, *entry.local_server]
+    with ours, theirs, tempfile.TemporaryFile() as log:
+        with _started(command, theirs.fileno(), log.fileno(), environment):
+            theirs.close()
+            try:
+                reply = _converse(ours, settings.protocol, login)
+                said = quote(reply.verdict, login.password)
+            except (OSError, BackendFault) as error:
+                reply, said = None, words(error)
+            ours.close()
+        log.seek(0)
+        logged = log.read(CHUNK).decode(errors="backslashreplace").splitlines()
     if reply is None or not reply.accepted:
-        said = problem if reply is None else decode(reply.verdict).strip()
-        raise Temporary(f"{said}; the log: {' / '.join(log.splitlines()[-2:])}")
-    walk.done("local server", f"{' '.join(entry.local_server)}: {decode(reply.verdict).strip()}")
+        raise Temporary(f"{said}; the log: {' / '.join(logged[-2:])}")
+    walk.done("local server", f"{' '.join(entry.local_server)}: {said}")
+
+
+@contextmanager
+def _started(command: "list[str]", connection: int, log: int, environment: "dict[str, str]") -> Iterator[None]:
+    """The helper on a connection, as an activator starts it; neither it nor its local server lasts longer.
+
+    Raises Temporary."""
+    try:
+        helper = subprocess.Popen(
+            command, stdin=connection, stdout=connection, stderr=log, env=environment, start_new_session=True
+        )
+    except (OSError, ValueError) as error:
+        raise Temporary(f"{' '.join(command)} does not start: {error}") from None
+    try:
+        yield
+    finally:
+        with suppress(subprocess.TimeoutExpired):
+            helper.wait(LEAVE_SECONDS)
+        with suppress(ProcessLookupError):
+            os.killpg(helper.pid, signal.SIGKILL)
+        helper.wait()
 
 
 def _converse(connection: socket.socket, protocol: str, login: Login) -> Reply:

@@ -6,7 +6,7 @@ import click
 
 from .. import accounts
 from ..accounts.account import Account
-from ..failures import Failure, Temporary
+from ..failures import Failure, Temporary, WrongCredentials
 from ..login import check_options, with_domain
 from ..routing import Route, decide
 from ..settings import ConfigurationError, load
@@ -30,6 +30,8 @@ class Found:
             self.account = accounts.find(settings, settings.services.get(port) or protocol, self.name)
             self.route = decide(self.account, settings, port)
             check_options(self.account, settings)
+            if not self.account.password:
+                raise WrongCredentials("the account has no password for this service")
         except Failure as failure:
             self.failure = failure
         except ConfigurationError as error:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ...accounts import listing, userdb
 from ...accounts.account import Account
-from ...failures import Failure, Temporary
+from ...failures import Disabled, Insecure, Temporary
 from ...login import check_options
 from ...routing import Route, decide
 from ...settings import Settings
@@ -40,8 +40,14 @@ class Surveyor:
         self._routes: dict[tuple[str, str], Route | Temporary] = {}
         self._first: dict[str, str] = {}
         self._unproxied: Counter[str] = Counter()
+        self._of_record: list[Finding] = []
 
     def take(self, record: listing.Record) -> None:
+        self._of_record = []
+        self._take_once(record)
+        self.findings += dict.fromkeys(self._of_record)  # once, where both protocols find the same
+
+    def _take_once(self, record: listing.Record) -> None:
         if record.problem:
             self._add("error", record, f"{record.name or 'a line'}: {record.problem}", "mend or delete the line")
             return
@@ -53,8 +59,9 @@ class Surveyor:
             self._take(record, settings)
 
     def finish(self) -> None:
-        if count := len(self._first):
-            self.findings.append(Finding("ok", f"{count} account{'s' * (count != 1)}"))
+        count = len(self._first)
+        level = "ok" if count else "warning"
+        self.findings.append(Finding(level, f"{count} account{'s' * (count != 1)}"))
         for protocol, count in self._unproxied.items():
             name = f"{protocol.upper()}_PROXY"
             what = f"{name} is off: all mailboxes are looked for on this host, {count} of them with a mailhost"
@@ -67,12 +74,11 @@ class Surveyor:
         if _is_disabled(account, settings):
             return
         if not account.password:
-            field_name = f"{protocol}pw"
-            remedy = f"proxyhelper userdb passwd {record.name}"
-            self._add("note", record, f"{record.name} has neither {field_name} nor systempw: no login", remedy)
+            what = f"{record.name} has neither {protocol}pw nor systempw: no login"
+            self._add("note", record, what, "proxyhelper userdb passwd NAME")
         elif not form_of(decode(account.password)):
-            remedy = f"proxyhelper userdb passwd {record.name}"
-            self._add("error", record, f"{record.name}: the password is stored in an unknown form", remedy)
+            what = f"{record.name}: the password is stored in an unknown form"
+            self._add("error", record, what, "proxyhelper userdb passwd NAME")
         route = self._route(account, settings)
         if isinstance(route, Temporary):
             self._add("error", record, f"{record.name}: {route}", "mend the option mailhost", "mailhost")
@@ -107,16 +113,16 @@ class Surveyor:
         return self._routes[key]
 
     def _add(self, level: str, record: listing.Record, what: str, remedy: str, setting: str = "") -> None:
-        finding = Finding(level, what, remedy, record.file, record.line, setting)
-        if finding not in self.findings[-2:]:  # one that both protocols have found
-            self.findings.append(finding)
+        self._of_record.append(Finding(level, what, remedy, record.file, record.line, setting))
 
 
 def _is_disabled(account: Account, settings: Settings) -> bool:
     try:
         check_options(account, settings)
-    except Failure:
+    except Disabled:
         return True
+    except Insecure:
+        return False
     return False
 
 
@@ -127,10 +133,11 @@ def examine(site: Site, settings: "dict[str, Settings]", ports: "dict[str, str]"
         with progress("accounts", listing.size(site.userdb)) as read:
             for record in listing.records(site.userdb, read):
                 surveyor.take(record)
-    except Temporary as failure:
+        surveyor.finish()
+        surveyor.findings += _forms(site)
+    except (Temporary, OSError) as failure:
         surveyor.findings.append(Finding("error", str(failure), "no account can log in until it can be read"))
-    surveyor.finish()
-    return surveyor.survey, surveyor.findings + list(_forms(site))
+    return surveyor.survey, surveyor.findings
 
 
 def _forms(site: Site) -> Iterator[Finding]:

@@ -18,7 +18,7 @@ START_SECONDS = 10
 
 def examine(site: Site, entries: "list[Entry]", survey: Survey, settings: "dict[str, Settings]") -> Iterator[Finding]:
     for entry in entries:
-        findings = [*_program(entry), *_readable(site, entry), *_local_server(entry, survey)]
+        findings = [*_process(site, entry), *_local_server(entry, survey)]
         yield from findings
         if not findings:
             served = f" on port {entry.port}" if entry.port else ""
@@ -31,8 +31,30 @@ def examine(site: Site, entries: "list[Entry]", survey: Survey, settings: "dict[
             yield Finding("note", what, f"proxyhelper entry xinetd, systemd or couriertcpd --{protocol}")
 
 
-def _program(entry: Entry) -> Iterator[Finding]:
-    """Start it as the activator does, as far as its version."""
+def _process(site: Site, entry: Entry) -> Iterator[Finding]:
+    """Does the program start as the entry's user, and can that user read what the helper reads?"""
+    try:
+        person = privileges.proxy_person(entry.user) if entry.user != "root" else None
+    except Failure:
+        yield _finding(entry, "error", f"its user {entry.user} is not an unprivileged user of this host", "name one")
+        return
+    if not privileges.is_root():
+        person = None
+    if problem := _start(entry, person):
+        what = f"{' '.join(entry.program)} does not start: {problem}"
+        yield _finding(entry, "error", what, f"print the entry anew: proxyhelper entry {entry.activator}")
+    if person:
+        root = privileges.assume(person)
+        try:
+            unreadable = _unreadable(site, entry)
+        finally:
+            privileges.resume_root(root)
+        for path, remedy in unreadable:
+            yield _finding(entry, "error", f"its user {entry.user} cannot read {path}", remedy)
+
+
+def _start(entry: Entry, person: "privileges.Person | None") -> str:
+    """Start the program as the activator does, as far as its version; what went wrong, or ""."""
     try:
         done = subprocess.run(
             [*entry.program, "--version"],
@@ -41,31 +63,14 @@ def _program(entry: Entry) -> Iterator[Finding]:
             timeout=START_SECONDS,
             cwd="/",
             env={},
+            user=person.uid if person else None,
+            group=person.gid if person else None,
+            extra_groups=[] if person else None,
         )
-        last_words = done.stderr.decode(errors="backslashreplace").strip().splitlines()[-1:]
-        problem = "" if done.returncode == 0 else f"exit status {done.returncode}: {' '.join(last_words)}"
-    except (OSError, subprocess.TimeoutExpired) as error:
-        problem = str(error)
-    if problem:
-        what = f"{' '.join(entry.program)} does not start: {problem}"
-        yield _finding(entry, "error", what, f"print the entry anew: proxyhelper entry {entry.activator}")
-
-
-def _readable(site: Site, entry: Entry) -> Iterator[Finding]:
-    """Can the entry's user read what the helper reads?"""
-    try:
-        person = privileges.proxy_person(entry.user) if entry.user != "root" else None
-    except Failure:
-        yield _finding(entry, "error", f"its user {entry.user} is not an unprivileged user of this host", "name one")
-        return
-    if person and privileges.is_root():
-        root = privileges.assume(person)
-        try:
-            unreadable = _unreadable(site, entry)
-        finally:
-            privileges.resume_root(root)
-        for path, remedy in unreadable:
-            yield _finding(entry, "error", f"its user {entry.user} cannot read {path}", remedy)
+    except (OSError, ValueError, subprocess.SubprocessError) as error:
+        return str(error)
+    last_words = done.stderr.decode(errors="backslashreplace").strip().splitlines()[-1:]
+    return f"exit status {done.returncode}: {' '.join(last_words)}" if done.returncode else ""
 
 
 def _unreadable(site: Site, entry: Entry) -> "list[tuple[str, str]]":

@@ -1,8 +1,8 @@
 """The settings: read as the helper reads them, but on to the end, and with what it does not say."""
 
 import difflib
+import os
 from collections.abc import Iterator
-from pathlib import Path
 
 from ...failures import Temporary
 from ...privileges import proxy_person
@@ -65,6 +65,24 @@ class Reader:
                 if not in_environment:
                     del files[name]
 
+    def judge(self, settings: Settings) -> None:
+        """What is strange about settings that can be used."""
+        upper = settings.protocol.upper()
+        words = {word.upper() for word in settings.capabilities}
+        if settings.protocol == "imap" and not words & {"IMAP4REV1", "IMAP4REV2"}:
+            what = "the capabilities lack IMAP4rev1: clients will not go on"
+            self._add_setting("error", what, "begin them with IMAP4rev1", "IMAP_CAPABILITY")
+        if not settings.login_allowed:
+            remedy = "have TLS done in front (couriertls, stunnel), which says so in the environment"
+            self._add_setting("note", "logins are refused without TLS", remedy, f"{upper}_TLS_REQUIRED")
+        try:
+            proxy_person(settings.proxy_user)
+        except Temporary as failure:
+            self._add_setting("error", str(failure), "accounts elsewhere cannot log in", "PROXY_USER")
+
+    def _add_setting(self, level: str, what: str, remedy: str, name: str) -> None:
+        self._add(level, what, remedy, *self.places.get(name, ("", 0)), name)
+
     def _add(self, level: str, what: str, remedy: str, file: str, line: int, setting: str = "") -> None:
         self.findings.append(Finding(level, what, remedy, file, line, setting))
 
@@ -76,15 +94,14 @@ def examine(site: Site) -> "tuple[dict[str, Settings], list[Finding]]":
     seen: set[str] = set()
     for protocol in PROTOCOLS:
         reader = Reader(site, protocol, seen)
-        settings = reader.read()
-        findings += reader.findings
-        if settings:
+        if settings := reader.read():
             usable[protocol] = settings
-            findings += _judge_whole(settings)
+            reader.judge(settings)
+        findings += reader.findings
     findings += _overridden(site)
-    if not any(Path(site.directory, name).exists() for files in MAIN_FILES.values() for name in files):
+    if not any(os.path.exists(f"{site.directory}/{name}") for files in MAIN_FILES.values() for name in files):
         findings.append(Finding("warning", f"no imapd and no pop3d in {site.directory}: all settings are defaults"))
-    return usable, findings
+    return usable, list(dict.fromkeys(findings))  # once, where both protocols read the same file
 
 
 def _judge(file: str, path: str, line: int, setting: str, value: str) -> Iterator[Finding]:
@@ -110,23 +127,9 @@ def _judge(file: str, path: str, line: int, setting: str, value: str) -> Iterato
 def _suggestion(setting: str, file: str) -> str:
     if home := catalogue.file_for(setting):
         return f"it belongs in {home}"
-    close = difflib.get_close_matches(setting.upper(), catalogue.known(file), 1, 0.75)
-    return f"is {close[0]} meant?" if close else "take the line out, if it is not your own start script's"
-
-
-def _judge_whole(settings: Settings) -> Iterator[Finding]:
-    upper = settings.protocol.upper()
-    words = {word.upper() for word in settings.capabilities}
-    if settings.protocol == "imap" and not words & {"IMAP4REV1", "IMAP4REV2"}:
-        what, remedy = "the capabilities lack IMAP4rev1: clients will not go on", "begin them with IMAP4rev1"
-        yield Finding("error", what, remedy, setting="IMAP_CAPABILITY")
-    if not settings.login_allowed:
-        remedy = "have TLS done in front (couriertls, stunnel), which says so in the environment"
-        yield Finding("note", f"{upper} logins are refused without TLS", remedy, setting=f"{upper}_TLS_REQUIRED")
-    try:
-        proxy_person(settings.proxy_user)
-    except Temporary as failure:
-        yield Finding("error", f"{upper}: {failure}", "accounts elsewhere cannot log in", setting="PROXY_USER")
+    known = {name.upper(): name for name in catalogue.known(file)}
+    close = difflib.get_close_matches(setting.upper(), known, 1, 0.75)
+    return f"is {known[close[0]]} meant?" if close else "take the line out, if it is not your own start script's"
 
 
 def _overridden(site: Site) -> Iterator[Finding]:

@@ -21,7 +21,7 @@ def examine(site: Site) -> Iterator[Finding]:
         yield from _judge(path, OTHERS_WRITE, "others may write it, and send users and their passwords elsewhere")
     yield from _judge(directory / COMMON_FILE, OTHERS_WRITE, "others may write it")
     for name in SECRET_FILES:
-        yield from _judge(directory / name, OTHERS_WRITE | stat.S_IROTH, "it holds a password, and others may read it")
+        yield from _judge(directory / name, stat.S_IRWXO, "it holds a password, and others may read it")
     yield from _userdb(site.userdb)
 
 

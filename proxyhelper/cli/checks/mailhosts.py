@@ -6,7 +6,9 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
+from ...backend import resolve, words
 from ...dialogue.greetings import greeting
+from ...failures import Temporary
 from ...routing import names_of_this_host
 from ...settings import Settings
 from ..console import progress
@@ -45,17 +47,18 @@ def examine(survey: Survey, settings: "dict[str, Settings]", ports: "dict[str, s
 
 def _ask(answer: Answer, seconds: float) -> Answer:
     try:
-        found = socket.getaddrinfo(answer.host, answer.port, 0, socket.SOCK_STREAM)
-    except (OSError, UnicodeError) as error:
-        answer.failures["the name"] = f"cannot be resolved: {getattr(error, 'strerror', None) or error}"
+        places = resolve(answer.host, answer.port)
+    except Temporary as failure:
+        answer.failures[""] = str(failure)
         return answer
-    for family, _, _, _, address in found:
+    for family, address in places:
         ip = str(address[0])
         answer.addresses.append(ip)
         try:
-            answer.greeting = answer.greeting or _hear(family, address, seconds)
+            said = _hear(family, address, seconds)
+            answer.greeting = answer.greeting or said
         except OSError as error:
-            answer.failures[ip] = error.strerror or str(error)
+            answer.failures[ip] = words(error)
     return answer
 
 
@@ -78,7 +81,9 @@ def _hear(family: int, address: "tuple[object, ...]", seconds: float) -> bytes:
 def _judge(answer: Answer, settings: Settings, served_port: str) -> Iterator[Finding]:
     ours = [ip for ip in answer.addresses if is_of_this_host(ip)]
     if not answer.greeting:
-        yield Finding("error", _silence(answer), _remedy_for_silence(answer, ours, settings), setting="mailhost")
+        yield Finding(
+            "error", _silence(answer), _remedy_for_silence(answer, ours, settings, served_port), setting="mailhost"
+        )
         return
     for ip, failure in answer.failures.items():
         yield Finding("warning", f"{answer.name}: of its addresses {ip} does not answer: {failure}", setting="mailhost")
@@ -98,8 +103,7 @@ def _judge(answer: Answer, settings: Settings, served_port: str) -> Iterator[Fin
 
 
 def _silence(answer: Answer) -> str:
-    reasons = "; ".join(f"{ip}: {failure}" if ip in answer.addresses else f"{ip} {failure}"
-                        for ip, failure in answer.failures.items())  # fmt: skip
+    reasons = "; ".join(f"{ip}: {failure}" if ip else failure for ip, failure in answer.failures.items())
     return f"{answer.protocol.upper()} {answer.name} does not answer ({_count(answer)}): {reasons}"
 
 
@@ -107,8 +111,8 @@ def _count(answer: Answer) -> str:
     return f"{answer.accounts} account{'s' * (answer.accounts != 1)}"
 
 
-def _remedy_for_silence(answer: Answer, ours: "list[str]", settings: Settings) -> str:
-    if ours:
+def _remedy_for_silence(answer: Answer, ours: "list[str]", settings: Settings, served_port: str) -> str:
+    if ours and str(answer.port) == served_port:
         return f"it is this host. If the mailboxes are here, {_agree(answer, settings)}; else start the server"
     if not answer.addresses:
         return "correct the mailhost of these accounts, or the name service"
@@ -128,9 +132,9 @@ def _is_ourselves(answer: Answer, settings: Settings, served_port: str) -> bool:
 def is_of_this_host(ip: str) -> bool:
     """Whether an address is one of this host's own: only those can be bound to."""
     family = socket.AF_INET6 if ":" in ip else socket.AF_INET
-    with socket.socket(family, socket.SOCK_DGRAM) as probe:
-        try:
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.bind((ip, 0))
-        except OSError:
-            return False
+    except OSError:
+        return False
     return True
