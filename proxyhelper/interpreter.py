@@ -9,6 +9,7 @@ import posix
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket as socket
+    import ctypes
     import signal
     from types import ModuleType
 
@@ -58,20 +59,43 @@ def crypt(password: bytes, setting: bytes) -> bytes:
 
         return str(_crypt.crypt(password.decode(), setting.decode())).encode()
     except (ImportError, UnicodeDecodeError):
-        return _libcrypt(password, setting)
+        return _crypt_by_ctypes(password, setting)
     except OSError:
         return b""
 
 
-def _libcrypt(password: bytes, setting: bytes) -> bytes:
+def strongest_setting() -> bytes:
+    """A new setting for `crypt`, of the form that the C library prefers; SHA-512 where it does not say."""
+    import ctypes
+    import secrets
+
+    generate = getattr(_libcrypt(), "crypt_gensalt", None)  # libxcrypt has it
+    if generate is not None:
+        generate.restype = ctypes.c_char_p
+        generate.argtypes = (ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_int)
+        setting = generate(None, 0, None, 0)
+        if setting and not setting.startswith(b"*"):
+            return bytes(setting)
+    return b"$6$" + secrets.token_hex(8).encode()
+
+
+def _crypt_by_ctypes(password: bytes, setting: bytes) -> bytes:
+    import ctypes
+
+    function = _libcrypt().crypt
+    function.restype = ctypes.c_char_p
+    function.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
+    return function(password, setting) or b""
+
+
+def _libcrypt() -> "ctypes.CDLL":
     import ctypes
 
     for name in LIBCRYPT_NAMES:
         try:
-            function = ctypes.CDLL(name).crypt
-        except (OSError, AttributeError):
+            library = ctypes.CDLL(name)
+        except OSError:
             continue
-        function.restype = ctypes.c_char_p
-        function.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
-        return function(password, setting) or b""
+        if hasattr(library, "crypt"):
+            return library
     raise ImportError("no libcrypt")

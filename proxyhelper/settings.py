@@ -199,7 +199,7 @@ def assign(line: str, values: "dict[str, str]", environment: "Mapping[str, str]"
 
 def _read(path: str) -> str:
     try:
-        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC)
+        descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)  # a FIFO must not hold us
     except FileNotFoundError:
         return ""
     except OSError as error:

@@ -116,6 +116,8 @@ def _record(file: str, number: int, line: bytes) -> Record:
         return Record(file, number, "", {}, "no tab after a name: this line is no record")
     if len(line) >= MAX_LINE:
         return Record(file, number, decode(name), {}, f"the line is over {MAX_LINE} bytes")
+    if b"=" in name:
+        return Record(file, number, "", {}, "fields before the tab: another blank stands where it should be")
     fields = userdb.parse(record)
     return Record(file, number, decode(name), fields, _problem(name, record, fields))
 

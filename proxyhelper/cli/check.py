@@ -1,12 +1,14 @@
 """`proxyhelper check`: what is wrong with this site, and what to do about it."""
 
 import dataclasses
+import os
 import sys
 from collections import Counter
 from collections.abc import Iterable
 
 import click
 
+from ..settings import MAIN_FILES, Settings
 from . import activators
 from .checks import Finding, accounts, activation, assignments, files, mailhosts
 from .console import NO, PROTOCOLS, Site, clean, entries_option, json_option, print_json, say, served_port
@@ -46,11 +48,22 @@ def _examine(site: Site, entries: "list[activators.Entry]") -> "Iterable[tuple[s
     ports = {protocol: _port(protocol, entries) for protocol in PROTOCOLS}
     settings, findings = assignments.examine(site)
     yield "Settings", findings
+    settings = {name: one for name, one in settings.items() if _is_served(site, one, entries)} or settings
     yield "Files", files.examine(site)
     survey, findings = accounts.examine(site, settings, ports)
     yield "Accounts", findings
     yield "Mailhosts", mailhosts.examine(survey, settings, ports)
     yield "Activators", activation.examine(site, entries, survey, settings)
+
+
+def _is_served(site: Site, settings: Settings, entries: "list[activators.Entry]") -> bool:
+    """Whether this host is meant to serve the protocol at all: one alone is a site, too."""
+    protocol = settings.protocol
+    return (
+        settings.proxy
+        or any(os.path.exists(f"{site.directory}/{name}") for name in MAIN_FILES[protocol])
+        or any(entry.protocol == protocol for entry in entries)
+    )
 
 
 def _port(protocol: str, entries: "list[activators.Entry]") -> str:

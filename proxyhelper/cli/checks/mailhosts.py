@@ -17,7 +17,7 @@ from .accounts import Survey
 
 AT_ONCE = 16
 MAX_GREETING = 4096
-GREETINGS = {"imap": (b"* OK", b"* PREAUTH"), "pop3": (b"+OK",)}
+GREETINGS = {"imap": [b"*", b"OK"], "pop3": [b"+OK"]}
 
 
 @dataclass
@@ -87,7 +87,8 @@ def _judge(answer: Answer, settings: Settings, served_port: str) -> Iterator[Fin
         return
     for ip, failure in answer.failures.items():
         yield Finding("warning", f"{answer.name}: of its addresses {ip} does not answer: {failure}", setting="mailhost")
-    if not answer.greeting.startswith(GREETINGS[answer.protocol]):
+    expected = GREETINGS[answer.protocol]
+    if answer.greeting.upper().split()[: len(expected)] != expected:
         said = answer.greeting[:80].decode(errors="backslashreplace").strip()
         what = f"{answer.name} does not greet as {answer.protocol.upper()} servers do: {said}"
         yield Finding("error", what, "is another service on this port, or does it want TLS?", setting="mailhost")
