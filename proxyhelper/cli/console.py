@@ -17,7 +17,7 @@ USAGE = 2
 TEMPORARY = 75  # these three as in sysexits.h
 REFUSED = 77
 CONFIGURATION = 78
-STATUSES = {"credentials": NO, "temporary": TEMPORARY}
+STATUSES = {"credentials": NO, "temporary": TEMPORARY, "configuration": CONFIGURATION}
 
 PROTOCOLS = ("imap", "pop3")
 COLOURS = {"ok": "green", "note": "blue", "warning": "yellow", "error": "red"}

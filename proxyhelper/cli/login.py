@@ -19,7 +19,7 @@ from ..activation import Address
 from ..backend import quote, words
 from ..dialogue import imap_client, pop3_client
 from ..dialogue.events import BackendFault, Login, Reply
-from ..failures import Failure, Temporary, WrongCredentials
+from ..failures import BackendRefused, Failure, Temporary, WrongCredentials
 from ..login import check_options, could_be, reach_backend, with_domain
 from ..routing import decide
 from ..settings import Settings
@@ -170,8 +170,11 @@ def _log_in_here(walk: Walk, site: Site, settings: Settings, login: Login, place
             ours.close()
         log.seek(0)
         logged = log.read(CHUNK).decode(errors="backslashreplace").splitlines()
-    if reply is None or not reply.accepted:
-        raise Temporary(f"{said}; the log: {' / '.join(logged[-2:])}")
+    because = f"{said}; the log: {' / '.join(logged[-2:])}"
+    if reply is None:
+        raise Temporary(because)
+    if not reply.accepted:
+        raise BackendRefused(because, reply)
     walk.done("local server", f"{' '.join(entry.local_server)}: {said}")
 
 

@@ -6,13 +6,19 @@ import click
 
 from .. import accounts
 from ..accounts.account import Account
-from ..failures import Failure, Temporary, WrongCredentials
+from ..failures import Failure, WrongCredentials
 from ..login import check_options, with_domain
 from ..routing import Route, decide
 from ..settings import ConfigurationError, load
 from ..text import decode
 from .console import PROTOCOLS, Site, clean, fail, json_option, print_json, served_port, status_of
 from .forms import form_of
+
+
+class Misconfigured(Failure):
+    """The settings of a protocol cannot be used."""
+
+    kind = "configuration"
 
 
 class Found:
@@ -35,7 +41,7 @@ class Found:
         except Failure as failure:
             self.failure = failure
         except ConfigurationError as error:
-            self.failure = Temporary(str(error))
+            self.failure = Misconfigured(str(error))
 
 
 @click.command()
