@@ -29,7 +29,7 @@ RESOLVER_OPTIONS = b"timeout:1 attempts:1 "
 """resolv.conf(5). The C library cannot be interrupted: where three name servers are silent, a name costs 6 s, whatever
 PROXY_TIMEOUT says."""
 
-ANOTHER_ADDRESS_MAY_HELP = (b"[UNAVAILABLE]", b"[SYS/TEMP]")
+TEMPORARY_CODES = (b"[UNAVAILABLE]", b"[SYS/TEMP]")
 CHUNK = 65536
 MAX_QUOTED = 200
 
@@ -84,7 +84,7 @@ def log_in(target: Target, new_client: "Callable[[], Client]", password: bytes, 
         try:
             return _log_in_at(place, target, new_client(), password, time.monotonic() + share, tell)
         except BackendRefused as refusal:
-            if not _may_help(refusal.reply.verdict):
+            if not is_temporary(refusal.reply.verdict):
                 raise
             failures.append(refusal)
         except Lost as failure:
@@ -92,8 +92,9 @@ def log_in(target: Target, new_client: "Callable[[], Client]", password: bytes, 
     raise _summary(target, failures)
 
 
-def _may_help(verdict: bytes) -> bool:
-    return any(word in ANOTHER_ADDRESS_MAY_HELP for word in verdict.upper().split(None, 2)[1:2])
+def is_temporary(verdict: bytes) -> bool:
+    """Whether a refusal says that it is not the user's fault: another address of the backend may do better."""
+    return any(word in TEMPORARY_CODES for word in verdict.upper().split(None, 2)[1:2])
 
 
 def _summary(target: Target, failures: "list[Failure]") -> Failure:

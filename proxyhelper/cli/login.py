@@ -1,6 +1,7 @@
 """`proxyhelper login`: the way of a login, walked step by step up to the real server."""
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -16,7 +17,7 @@ from .. import accounts
 from ..accounts.account import Account
 from ..accounts.passwords import matches
 from ..activation import Address
-from ..backend import quote, words
+from ..backend import is_temporary, quote, words
 from ..dialogue import imap_client, pop3_client
 from ..dialogue.events import BackendFault, Login, Reply
 from ..failures import BackendRefused, Failure, Temporary, WrongCredentials
@@ -25,13 +26,26 @@ from ..routing import decide
 from ..settings import Settings
 from ..text import encode
 from . import activators
-from .console import USAGE, Site, clean, entries_option, fail, json_option, print_json, served_port, status_of
+from .console import (
+    TEMPORARY,
+    USAGE,
+    Site,
+    clean,
+    entries_option,
+    fail,
+    json_option,
+    print_json,
+    served_port,
+    status_of,
+)
 
 LOCAL_SECONDS = 20.0
 """For each thing that a local server says."""
 LEAVE_SECONDS = 5.0
 """For it to end when the client has gone."""
 CHUNK = 65536
+
+CAPABILITIES = re.compile(rb"\[CAPABILITY [^]]*\] ", re.IGNORECASE)
 
 NEXT = {"name": "connection", "connection": "greeting", "greeting": "reply"}
 REMEDIES = {
@@ -101,7 +115,8 @@ def login(site: Site, user: str, protocol: str, entries: "tuple[str, ...]", as_j
         _walk(walk, site, settings, attempt, entries or activators.PLACES)
     except Failure as failure:
         walk.failed(str(failure))
-        status = status_of(failure)
+        is_down = isinstance(failure, BackendRefused) and is_temporary(failure.reply.verdict)
+        status = TEMPORARY if is_down else status_of(failure)
     if as_json:
         print_json({"user": user, "protocol": protocol, "status": status, "steps": walk.taken})
     sys.exit(status)
@@ -137,10 +152,15 @@ def _walk(walk: Walk, site: Site, settings: Settings, login: Login, places: "tup
         walk.begin("name")
         backend = reach_backend(route, account, login, settings, Address("", port), False, walk.done)
         backend.socket.close()
-        walk.done("reply", quote(backend.reply.verdict, login.password))
+        walk.done("reply", _shown(backend.reply, login))
     else:
         walk.begin("local server")
         _log_in_here(walk, site, settings, login, places)
+
+
+def _shown(reply: Reply, login: Login) -> str:
+    """A server's reply without its list of capabilities."""
+    return quote(CAPABILITIES.sub(b"", reply.verdict), login.password)
 
 
 def _said_of(name: str, find: "Callable[[], Account]") -> Account:
@@ -164,14 +184,14 @@ def _log_in_here(walk: Walk, site: Site, settings: Settings, login: Login, place
             theirs.close()
             try:
                 reply = _converse(ours, settings.protocol, login)
-                said = quote(reply.verdict, login.password)
+                said = _shown(reply, login)
             except (OSError, BackendFault) as error:
                 reply, said = None, words(error)
             ours.close()
         log.seek(0)
         logged = log.read(CHUNK).decode(errors="backslashreplace").splitlines()
-    because = f"{said}; the log: {' / '.join(logged[-2:])}"
-    if reply is None:
+    because = "; ".join([said, *(line for line in logged if not line.startswith(("DEBUG:", "INFO:")))][:3])
+    if reply is None or (not reply.accepted and is_temporary(reply.verdict)):
         raise Temporary(because)
     if not reply.accepted:
         raise BackendRefused(because, reply)
@@ -212,5 +232,6 @@ def _converse(connection: socket.socket, protocol: str, login: Login) -> Reply:
         data = connection.recv(CHUNK)
         if not data:
             raise BackendFault(f"the connection ended in place of a {client.state}")
-        connection.sendall(client.feed(data))
+        if to_send := client.feed(data):
+            connection.sendall(to_send)
     return client.reply

@@ -1,0 +1,205 @@
+"""The administrator's program about a site that is up: Dovecot as backend, Courier as local server, and the helper."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import subprocess
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from support import admin, command, open_directory
+
+from . import courier
+from .activators import ACTIVATORS, front
+from .conftest import ACCOUNTS, FAR, HOSTNAME, NEAR, SETTINGS, Site
+from .courier import configure
+from .mail import Account, home_of
+from .servers import PORTS
+from .world import program
+
+FRONT = "127.0.0.1"
+ON_THE_WAY = ["account", "password", "options", "route"]
+ENTRY = """\
+service {protocol}
+{{
+    port = {port}
+    user = root
+    flags = NAMEINARGS
+    server = {argv[0]}
+    server_args = {server_args}
+}}
+"""
+
+
+@pytest.fixture
+def entries(area: Path) -> Path:
+    """A directory with xinetd's entries of both protocols, with Courier's servers for the mailboxes here."""
+    directory = area / "xinetd.d"
+    directory.mkdir()
+    for protocol, port in PORTS.items():
+        argv = command(protocol, *courier.local_server(protocol))
+        text = ENTRY.format(protocol=protocol, port=port, argv=argv, server_args=shlex.join(argv))
+        (directory / protocol).write_text(text)
+    return directory
+
+
+@dataclass(frozen=True)
+class Walked:
+    """What `login --json` says."""
+
+    status: int
+    steps: list[str]
+    last: str
+
+
+def log_in(site: Path, protocol: str, account: Account, entries: Path, password: str = "") -> Walked:
+    """Walk the way of an account; its password is nowhere shown."""
+    given = password or account.password
+    what = ["login", account.name, f"--{protocol}", "--json", "--entries", str(entries)]
+    done = admin("-c", site, *what, text=f"{given}\n")
+    assert given not in done.stdout + done.stderr
+    walked = json.loads(done.stdout)
+    assert walked["status"] == done.returncode
+    assert all(step["milliseconds"] >= 0 for step in walked["steps"])
+    return Walked(done.returncode, [step["step"] for step in walked["steps"]], walked["steps"][-1]["outcome"])
+
+
+def findings(site: Path, entries: Path) -> list[dict[str, str]]:
+    """What `check` finds, without what it finds of Courier's own settings."""
+    found = json.loads(admin("-c", site, "check", "--json", "--entries", entries).stdout)["findings"]
+    return [finding for finding in found if finding["section"] != "settings"]
+
+
+def wrong(found: list[dict[str, str]]) -> list[str]:
+    return [finding["what"] for finding in found if finding["level"] in ("error", "warning")]
+
+
+def test_login_at_dovecot(backends: None, site: Site, entries: Path, protocol: str) -> None:
+    walked = log_in(site.configuration, protocol, FAR, entries)
+    assert walked.status == 0
+    assert walked.steps[:6] == [*ON_THE_WAY, "name", "connection"]
+    assert walked.steps[-1] == "reply"
+    assert walked.last.startswith({"imap": "OK ", "pop3": "+OK Logged in."}[protocol])
+
+
+def test_wrong_password(backends: None, site: Site, entries: Path, protocol: str) -> None:
+    walked = log_in(site.configuration, protocol, FAR, entries, "wrong-Secret")
+    assert (walked.status, walked.steps) == (1, ["account", "password"])
+
+
+def test_dovecot_refuses(backends: None, area: Path, entries: Path, protocol: str) -> None:
+    """It knows another password, and delays its refusal."""
+    account = Account(FAR.name, "another-Secret", mailhost=FAR.mailhost)
+    site = configure(area / "etc", [account], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    walked = log_in(site, protocol, account, entries)
+    assert (walked.status, walked.steps[:4]) == (77, ON_THE_WAY)
+    assert "Authentication failed" in walked.last
+
+
+def test_nobody_at_the_mailhost(area: Path, entries: Path, protocol: str) -> None:
+    account = Account("gone@example.com", "its-Secret", mailhost="127.0.0.99")
+    site = configure(area / "etc", [account], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    walked = log_in(site, protocol, account, entries)
+    assert (walked.status, walked.steps) == (75, [*ON_THE_WAY, "name", "connection"])
+    assert "127.0.0.99" in walked.last
+
+
+def test_login_at_couriers_local_server(site: Site, entries: Path, protocol: str) -> None:
+    walked = log_in(site.configuration, protocol, NEAR, entries)
+    assert (walked.status, walked.steps) == (0, [*ON_THE_WAY, "local server"])
+    assert "ok" in walked.last.lower()
+    assert " ".join(courier.local_server(protocol)) in walked.last
+    servers = subprocess.run(["pgrep", "-fc", courier.local_server(protocol)[0]], capture_output=True, text=True)
+    assert servers.stdout == "0\n", "it has ended"
+
+
+def test_home_is_gone(area: Path, entries: Path, protocol: str) -> None:
+    site = configure(area / "etc", [NEAR], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    home_of(area / "homes", NEAR).rmdir()
+    walked = log_in(site, protocol, NEAR, entries)
+    assert (walked.status, walked.steps[-1]) == (75, "local server")
+    assert "home" in walked.last, "as the helper's log says"
+
+
+@pytest.fixture
+def served(site: Site, area: Path) -> Iterator[None]:
+    """The helper listens on this host."""
+    with front(ACTIVATORS["systemd"], area / "front", FRONT, site.environment):
+        yield
+
+
+def test_check_of_a_site_in_order(backends: None, site: Site, entries: Path, served: None) -> None:
+    found = findings(site.configuration, entries)
+    assert wrong(found) == []
+    texts = "\n".join(finding["what"] for finding in found)
+    for protocol, port in PORTS.items():
+        assert f"xinetd serves {protocol.upper()} on port {port}" in texts
+        for account in ACCOUNTS[:2]:
+            assert f"{protocol.upper()} {account.mailhost}:{port} answers: another server on this host" in texts
+    assert not [account.password for account in ACCOUNTS if account.password in texts]
+
+
+@pytest.mark.parametrize("mailhost", ["localhost", FRONT, "127.0.0.1:143"])
+def test_mailhost_is_this_very_service(area: Path, entries: Path, mailhost: str) -> None:
+    """Under a name that the self-check of a login does not know."""
+    loop = Account("loop@example.com", "its-Secret", mailhost=mailhost, options="disablepop3=1")
+    site = configure(area / "etc", [loop], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    with front(ACTIVATORS["systemd"], area / "front", FRONT, {"PROXYHELPER_CONFDIR": str(site)}):
+        found = [finding for finding in findings(site, entries) if finding["level"] == "error"]
+        walked = log_in(site, "imap", loop, entries)
+    (finding,) = found
+    assert "is this very service" in finding["what"]
+    assert finding["setting"] == "PROXY_HOSTNAME"
+    assert f"PROXY_HOSTNAME={mailhost.partition(':')[0]}" in finding["remedy"]
+    assert f"{HOSTNAME} (PROXY_HOSTNAME)" in finding["remedy"]
+    assert walked.status == 77
+    assert "this very service" in walked.last
+
+
+def test_remedy_of_a_loop_helps(area: Path, entries: Path) -> None:
+    near = Account("near@example.com", "its-Secret", mailhost="localhost")
+    site = configure(area / "etc", [near], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    with front(ACTIVATORS["systemd"], area / "front", FRONT, {"PROXYHELPER_CONFDIR": str(site)}):
+        before = findings(site, entries)
+        for name in ("imapd", "pop3d"):
+            (site / name).write_text(courier.assign((site / name).read_text(), {"PROXY_HOSTNAME": "localhost"}))
+        after = findings(site, entries)
+    assert any("is this very service" in what for what in wrong(before))
+    assert wrong(after) == []
+
+
+def test_compiled_userdb(backends: None, area: Path, entries: Path) -> None:
+    """makeuserdb's form alone."""
+    pytest.importorskip("dbm.gnu")
+    site = configure(area / "etc", [FAR], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    userdb = site / "userdb"
+    files = [f"{userdb}.dat", f"{userdb}shadow.dat", f"{userdb}.lock"]
+    subprocess.run([program("makeuserdb"), "-f", str(userdb)], check=True, timeout=30, stdin=subprocess.DEVNULL)
+    userdb.unlink()
+    assert all(Path(file).exists() for file in files[:2])
+    assert wrong(findings(site, entries)) == []
+    assert log_in(site, "imap", FAR, entries).status == 0
+    Path(files[1]).chmod(0o644)
+    assert [what for what in wrong(findings(site, entries)) if "is not used" in what]
+
+
+def test_as_the_proxys_own_user(backends: None, entries: Path) -> None:
+    """A proxy without local mailboxes needs no root, and neither does looking after it."""
+    with open_directory() as directory:
+        site = configure(directory / "etc", [FAR], directory / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+        os.chown(site / "userdb", 65534, 65534)
+        before = os.getresuid(), os.getresgid(), os.getgroups()
+        os.setgroups([])
+        os.setresgid(65534, 65534, 0)
+        os.setresuid(65534, 65534, 0)
+        try:
+            walked = log_in(site, "imap", FAR, entries)
+        finally:
+            os.setresuid(*before[0])
+            os.setresgid(*before[1])
+            os.setgroups(before[2])
+    assert walked.status == 0
