@@ -40,7 +40,7 @@ def records(path: str, read: Callable[[int], object] = lambda size: None) -> Ite
         if _is_compiled_only(path):
             yield from _records_compiled(path, read)
         else:
-            for file in userdb._files(path):
+            for file in userdb.files(path):
                 yield from _records_of_file(file, read)
     except OSError as error:
         raise Temporary(f"cannot read {error.filename or path}: {error.strerror}") from None
@@ -49,7 +49,7 @@ def records(path: str, read: Callable[[int], object] = lambda size: None) -> Ite
 def size(path: str) -> int:
     """The bytes that `records` reads. Raises Temporary."""
     try:
-        files = _compiled(path) if _is_compiled_only(path) else userdb._files(path)
+        files = _compiled(path) if _is_compiled_only(path) else userdb.files(path)
         return sum(os.stat(file).st_size for file in files)
     except OSError as error:
         raise Temporary(f"cannot read {error.filename or path}: {error.strerror}") from None
@@ -91,7 +91,7 @@ def _lines(file: IO[bytes]) -> Iterator[tuple[bytes, int]]:
 
 def _records_compiled(path: str, read: Callable[[int], object]) -> Iterator[Record]:
     """The two databases joined. Each name occurs once in a database."""
-    userdb._has_gdbm(path, text_exists=False)
+    userdb.has_gdbm(path, text_exists=False)
     import dbm.gnu
 
     public, shadow = _compiled(path)

@@ -39,8 +39,8 @@ def account(name: str, fields: "dict[str, str]", service: str, default_options: 
     return Account(
         name,
         encode(fields.get(f"{service}pw", fields.get("systempw", ""))),
-        uid=_number(fields, "uid"),
-        gid=_number(fields, "gid"),
+        uid=number(fields, "uid"),
+        gid=number(fields, "gid"),
         home=fields.get("home", ""),
         maildir=fields.get("mail", ""),
         quota=fields.get("quota", ""),
@@ -57,7 +57,7 @@ def parse(record: bytes) -> "dict[str, str]":
     return fields
 
 
-def _number(fields: "dict[str, str]", name: str) -> "int | None":
+def number(fields: "dict[str, str]", name: str) -> "int | None":
     value = fields.get(name, "")
     if not value:
         return None
@@ -71,27 +71,27 @@ def lookup(path: str, name: bytes) -> "bytes | None":
     if b"\t" in name or b"\n" in name or name.startswith(b"#"):
         return None
     try:
-        if _compiled_is_newer(path):
+        if compiled_is_newer(path):
             return _lookup_compiled(path, name)
         return _lookup_text(path, name)
     except OSError as error:
         raise Temporary(f"cannot read {error.filename or path}: {error.strerror}") from None
 
 
-def _compiled_is_newer(path: str) -> bool:
+def compiled_is_newer(path: str) -> bool:
     try:
         compiled = min(posix.stat(f"{path}.dat").st_mtime, posix.stat(f"{path}shadow.dat").st_mtime)
     except FileNotFoundError:
         return False
     text: float | None
     try:
-        text = max(posix.stat(file).st_mtime for file in (path, *_files(path)))
+        text = max(posix.stat(file).st_mtime for file in (path, *files(path)))
     except FileNotFoundError:
         text = None
-    return (text is None or compiled >= text) and _has_gdbm(path, text_exists=text is not None)
+    return (text is None or compiled >= text) and has_gdbm(path, text_exists=text is not None)
 
 
-def _has_gdbm(path: str, text_exists: bool) -> bool:
+def has_gdbm(path: str, text_exists: bool) -> bool:
     try:
         import dbm.gnu  # noqa: F401
     except ImportError:
@@ -118,14 +118,14 @@ def _lookup_compiled(path: str, name: bytes) -> "bytes | None":
 
 
 def _lookup_text(path: str, name: bytes) -> "bytes | None":
-    for file in _files(path):
+    for file in files(path):
         record = _search(file, name)
         if record is not None:
             return record
     return None
 
 
-def _files(path: str) -> "Iterator[str]":
+def files(path: str) -> "Iterator[str]":
     """The text files of a userdb in the order of their names; hidden ones do not count, as with makeuserdb."""
     status = posix.stat(path)
     if not stat.S_ISDIR(status.st_mode):

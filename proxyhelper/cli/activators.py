@@ -50,13 +50,16 @@ class Entry:
 
 
 def find(places: Sequence[str] = PLACES) -> list[Entry]:
-    """The entries in these files and directories. A directory that is not xinetd's has systemd's units."""
+    """The entries in these files and directories. A file is inetd's by its name, systemd's by its suffix, or xinetd's;
+    a directory is xinetd's by its name, or systemd's."""
     entries: list[Entry] = []
     units: list[Path] = []
     for place in map(Path, places):
         if place.name == "inetd.conf":
             entries += _inetd(place)
-        elif place.name.startswith("xinetd"):
+        elif place.suffix == ".service":
+            entries += _service([place.parent], place.name)
+        elif place.is_file() or place.name.startswith("xinetd"):
             entries += _xinetd([place] if place.is_file() else _directory(place, r"[^.]*[^.~]"))
         elif place.resolve() not in units:
             units.append(place.resolve())

@@ -10,7 +10,7 @@ import click
 
 from ..accounts import listing
 from ..accounts.passwords import matches
-from ..accounts.userdb import MAX_RECORD, OTHERS_READ_OR_WRITE, _files, parse
+from ..accounts.userdb import MAX_RECORD, OTHERS_READ_OR_WRITE, files, parse
 from ..failures import Temporary
 from ..interpreter import crypt, strongest_setting
 from ..login import could_be
@@ -174,7 +174,7 @@ def _refuse_compiled_only(path: str) -> None:
 def _file_of(path: str, name: str) -> "str | None":
     """The text file that holds the account. Raises Temporary."""
     try:
-        return next((file for file in _files(path) if userdb_file.holds(file, encode(name))), None)
+        return next((file for file in files(path) if userdb_file.holds(file, encode(name))), None)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and error.filename == path:
             return None

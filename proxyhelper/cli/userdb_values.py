@@ -1,22 +1,18 @@
 """What may stand in a userdb: names, fields, values. Raises click.UsageError, which never repeats a password."""
 
 import re
-from binascii import Error, a2b_base64
 
 import click
 
 from ..accounts.account import MAX_ID, parse_options
-from ..accounts.passwords import HASHES, SHA1_SIZE
 from ..failures import Temporary
-from ..interpreter import crypt, digest
 from ..login import could_be
 from ..routing import parse_mailhost
 from ..text import encode
+from .forms import is_hash
 
 NO_VALUE = re.compile("[|\n\r\0]")
-DES = re.compile(rb"[./0-9A-Za-z]{12}[.26AEIMQUYcgkosw]")
 HMAC = re.compile("[0-9a-f]{64,128}")
-SCHEME = re.compile(rb"\{([A-Za-z0-9]+)\}(.*)")
 
 
 def is_proof(field: str) -> bool:
@@ -60,38 +56,9 @@ def _check_options(value: str) -> None:
 
 
 def _check_proof(field: str, value: str) -> None:
-    if HMAC.fullmatch(value) if field.startswith("hmac-") else is_hash(encode(value)):
+    if HMAC.fullmatch(value) if field.startswith("hmac-") else is_hash(value):
         return
     raise click.UsageError(
         f"what is given for {field} is no hash that this host can check. For a password itself: "
         "proxyhelper userdb passwd NAME"
     )
-
-
-def is_hash(value: bytes) -> bool:
-    """Whether `passwords.matches` can find any password to match this. Raises Temporary where there is no libcrypt."""
-    scheme = SCHEME.fullmatch(value)
-    if scheme is None:
-        return _is_crypt(value)
-    name, encoded = scheme[1].upper(), scheme[2]
-    if name == b"CRYPT":
-        return _is_crypt(encoded)
-    if name == b"MD5RAW" and re.fullmatch(b"[0-9a-fA-F]{32}", encoded):
-        return True
-    try:
-        size = len(a2b_base64(encoded))
-    except Error:
-        return False
-    if name == b"SSHA":
-        return size > SHA1_SIZE
-    return size == {**{key: len(digest(HASHES[key], b"")) for key in HASHES}, b"MD5RAW": 16}.get(name)
-
-
-def _is_crypt(value: bytes) -> bool:
-    """The C library says: a hash is as long as any other of its setting. Two letters and more are a setting for DES."""
-    try:
-        hashed = crypt(b"-", value)
-    except ImportError as error:
-        raise Temporary(f"passwords of this form cannot be checked here: {error}") from None
-    is_setting = bool(hashed) and not hashed.startswith(b"*") and len(hashed) == len(value)
-    return is_setting and (value[:1] in (b"$", b"_") or bool(DES.fullmatch(value)))

@@ -145,7 +145,7 @@ def _forms(site: Site) -> Iterator[Finding]:
     text, compiled = site.userdb, f"{site.userdb}.dat"
     if not os.path.exists(compiled) or not os.path.exists(text):
         return
-    if userdb._compiled_is_newer(text):
+    if userdb.compiled_is_newer(text):
         yield Finding("note", f"accounts are read from {compiled}, which is newer than {text}")
     else:
         what = f"{text} is newer than {compiled} or Python has no dbm.gnu: accounts are read from the text"

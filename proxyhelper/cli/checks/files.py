@@ -52,6 +52,6 @@ def userdb_files(path: str) -> "list[str]":
     """Every file and directory that a userdb is made of, the compiled ones included."""
     found = [file for file in (f"{path}.dat", f"{path}shadow.dat") if os.path.exists(file)]
     try:
-        return [*dict.fromkeys((path, *userdb._files(path))), *found] if os.path.exists(path) else found
+        return [*dict.fromkeys((path, *userdb.files(path))), *found] if os.path.exists(path) else found
     except (Temporary, OSError):
         return [path, *found]
