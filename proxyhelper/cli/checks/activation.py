@@ -36,7 +36,9 @@ def _process(site: Site, entry: Entry) -> Iterator[Finding]:
     try:
         person = privileges.proxy_person(entry.user) if entry.user != "root" else None
     except Failure:
-        yield _finding(entry, "error", f"its user {entry.user} is not an unprivileged user of this host", "name one")
+        what = f"its user {entry.user} is not an unprivileged user of this host"
+        remedy = "useradd --system --no-create-home --shell /usr/sbin/nologin proxyhelper, for example"
+        yield _finding(entry, "error", what, remedy)
         return
     if not privileges.is_root():
         person = None
@@ -95,9 +97,9 @@ def _local_server(entry: Entry, survey: Survey) -> Iterator[Finding]:
     count = survey.here[entry.protocol]
     accounts = f"{count} account{'s' * (count != 1)} on this host"
     if count and not entry.local_server:
-        yield _finding(
-            entry, "error", f"it names no local server, and there are {accounts}", "put one behind the helper"
-        )
+        what = f"it names no local server, and there are {accounts}"
+        remedy = f"proxyhelper entry {entry.activator} --local prints one that does; or set mailhosts elsewhere"
+        yield _finding(entry, "error", what, remedy)
     elif count and entry.user != "root":
         what = f"there are {accounts}, and only root can become their users; it runs as {entry.user}"
         yield _finding(entry, "error", what, "let it run as root, or move these accounts")
