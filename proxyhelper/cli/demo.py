@@ -14,6 +14,8 @@ from .console import NO, clean, fail
 PYMAP_PYTHON = (3, 11)
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
+TIDYING_SECONDS = 5.0
+
 
 @click.command()
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port of the helper. [default: a free one]")
@@ -58,11 +60,11 @@ async def perform(port: int) -> bool:
     telling = asyncio.create_task(tell(port, live))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({telling, stopping}, return_when=asyncio.FIRST_COMPLETED)
-    telling.cancel()  # once: another signal does not disturb the tidying up
-    try:
-        await telling
-    except asyncio.CancelledError:
-        pass
+    while not telling.done():
+        telling.cancel()  # Python 3.11's wait_for may lose one; another signal does not disturb the tidying up
+        await asyncio.wait({telling}, timeout=TIDYING_SECONDS)
+    if not telling.cancelled():
+        telling.result()
     return live.is_set()
 
 

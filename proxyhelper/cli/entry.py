@@ -5,7 +5,6 @@ import pwd
 import re
 import shutil
 import sys
-import sysconfig
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from pathlib import Path
 import click
 
 from .console import CONFIGURATION, NO, PROTOCOLS, clean, fail, say
+from .installation import programs
 
 CONTRIB = Path(__file__).with_name("contrib")
 INTERPRETER = "/opt/proxyhelper/bin/python"  # these three as contrib/ has them
@@ -70,10 +70,10 @@ def entry(activator: str, imap: bool, pop3: bool, local: bool, output: "str | No
     protocols = [name for name, wanted in zip(PROTOCOLS, (imap, pop3), strict=True) if wanted] or PROTOCOLS
     chosen = ACTIVATORS[activator]
     entries = chosen.entries(protocols, local)
-    program = _find_programs()
-    for doubt in _doubts(chosen, entries, program):
+    helpers = _usable_programs()
+    for doubt in _doubts(chosen, entries, helpers):
         click.echo(click.style("warning: ", fg="yellow", bold=True) + clean(doubt), err=True)
-    entries = {name: _adapted(text, program) for name, text in entries.items()}
+    entries = {name: _adapted(text, helpers) for name, text in entries.items()}
     if output:
         _write(Path(output), entries, force)
         say("note", f"next, with the files in {chosen.place}: {chosen.next_step(protocols)}")
@@ -83,33 +83,29 @@ def entry(activator: str, imap: bool, pop3: bool, local: bool, output: "str | No
         click.echo("\n".join(f"# {chosen.place}/{name}\n{text}" for name, text in entries.items()), nl=False)
 
 
-def _find_programs() -> str:
-    """Where the installation's programs are, with the beginning of their names; ends the command where nowhere."""
-    places = (Path(sys.argv[0]).parent, Path(sysconfig.get_path("scripts")), Path(__file__).parents[2] / "bin")
-    candidates = [os.path.abspath(place / "proxyhelper-") for place in places]
-    program = next((path for path in candidates if all(os.path.exists(path + word) for word in PROTOCOLS)), None)
-    if program is None:
-        fail(f"none of {', '.join(path + 'imap' for path in candidates)} is there: reinstall with pip", CONFIGURATION)
-    for path in (sys.executable, program):
+def _usable_programs() -> str:
+    """This installation's; ends the command where their paths or the interpreter's cannot stand in an entry."""
+    found = programs()
+    for path in (sys.executable, found):
         if not UNQUOTED.fullmatch(path):
             fail(f"{path} would need quotes: install below a path of letters, digits, - and .", CONFIGURATION)
-    return program
+    return found
 
 
-def _adapted(text: str, program: str) -> str:
+def _adapted(text: str, helpers: str) -> str:
     couriertcpd = _couriertcpd()
     if couriertcpd:
         text = text.replace(COURIERTCPD, couriertcpd)
         if b"noidentlookup" not in Path(couriertcpd).read_bytes():
             text = text.replace("-nodnslookup -noidentlookup ", "-nodnslookup ")
-    return text.replace(INTERPRETER, sys.executable).replace(PROGRAM, program)
+    return text.replace(INTERPRETER, sys.executable).replace(PROGRAM, helpers)
 
 
 def _couriertcpd() -> "str | None":
     return shutil.which("couriertcpd", path=f"{os.path.dirname(COURIERTCPD)}:{os.environ.get('PATH', '')}")
 
 
-def _doubts(activator: Activator, entries: Mapping[str, str], program: str) -> Iterator[str]:
+def _doubts(activator: Activator, entries: Mapping[str, str], helpers: str) -> Iterator[str]:
     """What will keep the entries from working on this host as it is."""
     text = "\n".join(entries.values())
     for server in LOCAL_SERVER.findall(text):
@@ -120,7 +116,7 @@ def _doubts(activator: Activator, entries: Mapping[str, str], program: str) -> I
     if f"nologin {USER}" in text and not _is_user(USER):
         yield f"there is no user {USER} yet; the entry's comment tells how to make it"
     if "ProtectHome=yes" in text:
-        for path in (sys.executable, os.path.realpath(sys.executable), program):
+        for path in (sys.executable, os.path.realpath(sys.executable), helpers):
             if HIDDEN.match(path):
                 yield f"the unit will not see {path}: take ProtectHome and PrivateTmp out, or install elsewhere"
 

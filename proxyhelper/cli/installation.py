@@ -5,20 +5,16 @@ import sys
 import sysconfig
 from pathlib import Path
 
-import click
+from .console import CONFIGURATION, PROTOCOLS, fail
 
 
-def program(protocol: str) -> str:
-    """The absolute path of `proxyhelper-imap` or `-pop3`: beside the command that runs, else among the scripts of this
-    Python, else the checkout's. Raises ClickException where there is none."""
-    name = f"proxyhelper-{protocol}"
-    places = (
-        Path(os.path.abspath(sys.argv[0])).parent,
-        Path(sysconfig.get_path("scripts")),
-        Path(__file__).parents[2] / "bin",
-    )
-    for place in places:
-        if os.access(place / name, os.R_OK):
-            return str(place / name)
-    looked = ", ".join(map(str, places))
-    raise click.ClickException(f"{name} is not installed: looked in {looked}; install proxyhelper with pip")
+def programs() -> str:
+    """The absolute paths of `proxyhelper-imap` and `-pop3` up to the protocol: beside the command that runs, else among
+    the scripts of this Python, else the checkout's. Ends the command where they are nowhere."""
+    places = (Path(sys.argv[0]).parent, Path(sysconfig.get_path("scripts")), Path(__file__).parents[2] / "bin")
+    beginnings = [os.path.abspath(place / "proxyhelper-") for place in places]
+    found = [one for one in beginnings if all(os.access(one + protocol, os.R_OK) for protocol in PROTOCOLS)]
+    if not found:
+        looked = ", ".join(f"{beginning}imap" for beginning in beginnings)
+        fail(f"none of {looked} is there: reinstall with pip", CONFIGURATION)
+    return found[0]

@@ -19,7 +19,7 @@ from .. import accounts, routing, settings
 from ..interpreter import crypt, strongest_setting
 from .console import clean
 from .front import Front, fronting
-from .installation import program
+from .installation import programs
 from .mailboxes import Failed, Mailbox, connected
 
 LOG_SECONDS = 5.0
@@ -109,7 +109,7 @@ def hashed(password: str) -> str:
 
 
 async def start_front(stack: AsyncExitStack, port: int, directory: str) -> Front:
-    command = [sys.executable, "-I", "-S", program("imap")]
+    command = [sys.executable, "-I", "-S", programs() + "imap"]
     kept = {name: os.environ[name] for name in KEPT_ENVIRONMENT if name in os.environ}
     try:
         front = await stack.enter_async_context(fronting(port, command, {**kept, "PROXYHELPER_CONFDIR": directory}))

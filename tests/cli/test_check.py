@@ -602,7 +602,7 @@ def test_no_local_server_for_accounts_here(site: Site, check: Check, entry: Call
     site.account("u1", mailhost="front.example", home="/")
     finding = check(entry("imap")).one("no local server", "1 account on this host")
     assert finding.level == "error"
-    assert "behind the helper" in finding.remedy
+    assert "proxyhelper entry xinetd" in finding.remedy
 
 
 def test_accounts_here_need_root(site: Site, check: Check, entry: Callable[..., Path]) -> None:

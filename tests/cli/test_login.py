@@ -396,11 +396,11 @@ def test_local_server_that_stays(
     here: Path, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path]
 ) -> None:
     """It has a deadline, and so has what it leaves behind."""
-    write_server(here, "sleep 3600 & ", SAYS_OK[protocol], "exec sleep 3601")
+    write_server(here, "sleep 4217 & ", SAYS_OK[protocol], "exec sleep 4218")
     started = time.monotonic()
     assert login(entries=entry(protocol, str(here), "Maildir"), within=30).status == 0
     assert time.monotonic() - started < 20
-    assert [place for place in places_of(b"sleep\x00360") if place.endswith("cmdline")] == []
+    assert [place for place in places_of(b"sleep\x00421") if place.endswith("cmdline")] == []
 
 
 def test_hostile_local_server(here: Path, protocol: str, run: Run, entry: Callable[..., Path], site: Site) -> None:

@@ -197,7 +197,7 @@ def test_no_password_at_all(site: Site, lookup: Run) -> None:
         ("$2b$05$abcdefghijklmnopqrstuuNSTmiLxLtEHrGECwcrALMTJgFsTigL2", "bcrypt"),
         ("$1$ab$y/Aq7M2/RWj/OJ9uitNOu1", "MD5 crypt"),
         ("{CRYPT}abWmMCvyOXAnA", "traditional crypt"),
-        ("{ssha}abcd", "{SSHA}"),
+        ("{ssha}cyy1DSsp8htHWuMRIU8YoBan9yBzYWx0", "{SSHA}"),
         ("secret-in-clear", "unknown"),
     ],
 )
