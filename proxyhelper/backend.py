@@ -104,17 +104,22 @@ def _summary(target: Target, failures: "list[Failure]") -> Failure:
 
 
 def _places(target: Target) -> "list[Place]":
+    bound_resolver()
     try:
         return resolve(target.host, target.port)
     except Temporary as failure:
         raise Temporary(f"backend {target}: {failure}") from None
 
 
+def bound_resolver() -> None:
+    """From now on, for this process. Not while other threads resolve names."""
+    posix.putenv(b"RES_OPTIONS", RESOLVER_OPTIONS + posix.environ.get(b"RES_OPTIONS", b""))
+
+
 def resolve(host: str, port: int) -> "list[Place]":
     """Addresses of a mailhost. As bytes the name is not run through the IDNA codec, whose import costs 10 ms.
 
     Raises Temporary."""
-    posix.putenv(b"RES_OPTIONS", RESOLVER_OPTIONS + posix.environ.get(b"RES_OPTIONS", b""))
     try:
         found = socket.getaddrinfo(host.rstrip(".").encode(), port, 0, socket.SOCK_STREAM)
     except (OSError, UnicodeError) as error:

@@ -1,6 +1,7 @@
 """Every record of a userdb, for the administrator's commands; a login looks one up (userdb.py) and never comes here."""
 
 import os
+import stat
 from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
@@ -67,6 +68,8 @@ def _records_of_file(path: str, read: Callable[[int], object]) -> Iterator[Recor
     unreported = 0
     try:
         with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:  # a FIFO must not hold us
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise Temporary(f"{path} is not a regular file")
             for number, (line, length) in enumerate(_lines(file), 1):
                 unreported += length
                 if unreported >= userdb.CHUNK:

@@ -126,7 +126,8 @@ def _lookup_text(path: str, name: bytes) -> "bytes | None":
 
 
 def files(path: str) -> "Iterator[str]":
-    """The text files of a userdb in the order of their names; hidden ones do not count, as with makeuserdb."""
+    """The text files of a userdb in the order of their names; in a directory neither hidden ones count, as with
+    makeuserdb, nor what is not a file."""
     status = posix.stat(path)
     if not stat.S_ISDIR(status.st_mode):
         yield path
@@ -137,9 +138,10 @@ def files(path: str) -> "Iterator[str]":
         if not pending:
             return
         current = pending.pop()
-        if stat.S_ISDIR(posix.stat(current).st_mode):
+        mode = posix.stat(current).st_mode
+        if stat.S_ISDIR(mode):
             pending += (f"{current}/{name}" for name in sorted(posix.listdir(current), reverse=True) if name[0] != ".")
-        else:
+        elif stat.S_ISREG(mode):
             yield current
     raise Temporary(f"{path} holds over {MAX_FILES} files and directories: compile it with makeuserdb")
 
@@ -158,7 +160,10 @@ def _search(path: str, name: bytes) -> "bytes | None":
     view = memoryview(buffer)
     descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)  # a FIFO must not hold us
     try:
-        _check_mode(path, posix.fstat(descriptor).st_mode, OTHERS_READ_OR_WRITE)
+        mode = posix.fstat(descriptor).st_mode
+        if not stat.S_ISREG(mode):
+            raise Temporary(f"{path} is not a regular file")
+        _check_mode(path, mode, OTHERS_READ_OR_WRITE)
         while size := posix.readv(descriptor, [view[overlap:]]):
             at = buffer.find(wanted, 0, overlap + size)
             if at >= 0:

@@ -7,11 +7,26 @@ import sys
 import click
 
 from .. import __version__
+from ..failures import Temporary
 from . import accounts, check, demo, entry, login, lookup, userdb
-from .console import Site
+from .console import TEMPORARY, Site, fail
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+class Commands(click.Group):
+    """What no command foresees ends it with a line all the same."""
+
+    def invoke(self, ctx: click.Context) -> object:
+        try:
+            return super().invoke(ctx)
+        except Temporary as failure:
+            fail(str(failure), TEMPORARY)
+        except BrokenPipeError:
+            raise  # click ends quietly
+        except OSError as error:
+            fail(str(error), TEMPORARY)
+
+
+@click.group(cls=Commands, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(__version__, message="%(prog)s %(version)s")
 @click.option(
     "-c",

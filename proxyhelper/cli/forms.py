@@ -61,7 +61,7 @@ def _is_digest(scheme: str, encoded: str) -> bool:
         size = len(a2b_base64(encode(encoded)))
     except Error:
         return False
-    return size > SHA1_SIZE if scheme == "SSHA" else size == SIZES.get(scheme)
+    return size >= SHA1_SIZE if scheme == "SSHA" else size == SIZES.get(scheme)
 
 
 def _is_crypt(stored: str) -> bool:

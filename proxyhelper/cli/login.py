@@ -112,7 +112,7 @@ def login(site: Site, user: str, protocol: str, entries: "tuple[str, ...]", as_j
     walk = Walk(quiet=as_json)
     status = 0
     try:
-        _walk(walk, site, settings, attempt, entries or activators.PLACES)
+        _walk(walk, site, settings, attempt, _entry_of(protocol, entries or activators.PLACES))
     except Failure as failure:
         walk.failed(str(failure))
         is_down = isinstance(failure, BackendRefused) and is_temporary(failure.reply.verdict)
@@ -130,8 +130,12 @@ def _ask_password() -> str:
     return sys.stdin.buffer.readline().rstrip(b"\r\n").decode("utf-8", "surrogateescape")
 
 
-def _walk(walk: Walk, site: Site, settings: Settings, login: Login, places: "tuple[str, ...]") -> None:
-    port = served_port(settings.protocol, None)
+def _entry_of(protocol: str, places: "tuple[str, ...]") -> "activators.Entry | None":
+    return next((entry for entry in activators.find(places) if entry.protocol == protocol), None)
+
+
+def _walk(walk: Walk, site: Site, settings: Settings, login: Login, entry: "activators.Entry | None") -> None:
+    port = served_port(settings.protocol, entry.port if entry else None)
     walk.begin("account")
     if not could_be(encode(login.user)) or not could_be(login.password):
         raise WrongCredentials("not a name or password at all: empty, or with control characters")
@@ -155,7 +159,9 @@ def _walk(walk: Walk, site: Site, settings: Settings, login: Login, places: "tup
         walk.done("reply", _shown(backend.reply, login))
     else:
         walk.begin("local server")
-        _log_in_here(walk, site, settings, login, places)
+        if entry is None:
+            raise Temporary(f"nothing on this host starts proxyhelper-{settings.protocol}: see proxyhelper entry")
+        _log_in_here(walk, site, entry, login, port)
 
 
 def _shown(reply: Reply, login: Login) -> str:
@@ -170,20 +176,17 @@ def _said_of(name: str, find: "Callable[[], Account]") -> Account:
         raise WrongCredentials(f"{name}: {failure}") from None
 
 
-def _log_in_here(walk: Walk, site: Site, settings: Settings, login: Login, places: "tuple[str, ...]") -> None:
+def _log_in_here(walk: Walk, site: Site, entry: activators.Entry, login: Login, port: str) -> None:
     """Through the helper and its local server, started as an entry of this host says. Raises a Failure."""
-    entry = next((entry for entry in activators.find(places) if entry.protocol == settings.protocol), None)
-    if entry is None:
-        raise Temporary(f"nothing on this host starts proxyhelper-{settings.protocol}: see proxyhelper entry")
     ours, theirs = socket.socketpair()
-    told = {"TCPREMOTEIP": "127.0.0.1", "TCPREMOTEPORT": "0", "TCPLOCALPORT": served_port(entry.protocol, entry.port)}
+    told = {"TCPREMOTEIP": "127.0.0.1", "TCPREMOTEPORT": "0", "TCPLOCALPORT": port}
     environment = {"PROXYHELPER_CONFDIR": site.directory, "PATH": "/usr/bin:/bin", **entry.environment, **told}
     command = [*entry.program, *entry.local_server]
     with ours, theirs, tempfile.TemporaryFile() as log:
         with _started(command, theirs.fileno(), log.fileno(), environment):
             theirs.close()
             try:
-                reply = _converse(ours, settings.protocol, login)
+                reply = _converse(ours, entry.protocol, login)
                 said = _shown(reply, login)
             except (OSError, BackendFault) as error:
                 reply, said = None, words(error)

@@ -16,19 +16,11 @@ from ..interpreter import crypt, strongest_setting
 from ..login import could_be
 from ..text import decode, encode
 from . import userdb_file
-from .console import NO, Site, clean, fail, json_option, print_json, say, status_of
+from .console import NO, Site, clean, fail, json_option, print_json, say
 from .userdb_values import check_field, check_name, check_value, is_proof
 
 
-class Group(click.Group):
-    def invoke(self, ctx: click.Context) -> object:
-        try:
-            return super().invoke(ctx)
-        except Temporary as failure:
-            fail(str(failure), status_of(failure))
-
-
-@click.group(cls=Group)
+@click.group()
 def userdb() -> None:
     """Show and change accounts in the text userdb.
 

@@ -148,7 +148,7 @@ HASHES = {
     "{SSHA}": "{SSHA}MTIzNDU2Nzg5MDEyMzQ1Njc4OTBzYWx0",
 }
 CLEARTEXT = """
-    hunter2 password12345 {PLAIN}hunter2 {MD5}hunter2 {SHA}hunter2 {SSHA}MTIzNDU2Nzg5MDEyMzQ1Njc4OTA= {CRYPT}hunter2
+    hunter2 password12345 {PLAIN}hunter2 {MD5}hunter2 {SHA}hunter2 {SSHA}MTIzNDU2Nzg5MDEyMzQ1Njc4OQ== {CRYPT}hunter2
     {MD5RAW}hunter2 $1$hunter2 $6$hunter2 $hunter2 _hunter2 {MD5 * *0 !$1$382gRnUT$72N2ts7kxr6ZbWGfXmBXF0 Pässwört
 """
 

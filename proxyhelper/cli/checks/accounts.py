@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 
 from ...accounts import listing, userdb
 from ...accounts.account import Account
-from ...failures import Disabled, Insecure, Temporary
-from ...login import check_options
+from ...failures import Temporary
+from ...login import with_domain
 from ...routing import Route, decide
-from ...settings import Settings
+from ...settings import Settings, is_true
 from ...text import decode
 from ..console import Site, progress
 from ..forms import form_of
@@ -71,8 +71,13 @@ class Surveyor:
     def _take(self, record: listing.Record, settings: Settings) -> None:
         protocol = settings.protocol
         account = userdb.account(record.name, record.fields, protocol, settings.default_options)
-        if _is_disabled(account, settings):
+        if is_true(account.options.get(f"disable{protocol}", "")):
             return
+        if with_domain(record.name, settings) != record.name:
+            what = (
+                f"{record.name} is never looked for: DEFDOMAIN makes {with_domain(record.name, settings)} of that name"
+            )
+            self._add("warning", record, what, "give it the name with its domain")
         if not account.password:
             what = f"{record.name} has neither {protocol}pw nor systempw: no login"
             self._add("note", record, what, "proxyhelper userdb passwd NAME")
@@ -114,16 +119,6 @@ class Surveyor:
 
     def _add(self, level: str, record: listing.Record, what: str, remedy: str, setting: str = "") -> None:
         self._of_record.append(Finding(level, what, remedy, record.file, record.line, setting))
-
-
-def _is_disabled(account: Account, settings: Settings) -> bool:
-    try:
-        check_options(account, settings)
-    except Disabled:
-        return True
-    except Insecure:
-        return False
-    return False
 
 
 def examine(site: Site, settings: "dict[str, Settings]", ports: "dict[str, str]") -> "tuple[Survey, list[Finding]]":

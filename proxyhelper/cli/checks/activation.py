@@ -1,6 +1,7 @@
 """The activators' entries: do they start the helper, can it read its files there, can the local server run?"""
 
 import os
+import shlex
 import subprocess
 from collections.abc import Iterator
 
@@ -18,7 +19,7 @@ START_SECONDS = 10
 
 def examine(site: Site, entries: "list[Entry]", survey: Survey, settings: "dict[str, Settings]") -> Iterator[Finding]:
     for entry in entries:
-        findings = [*_process(site, entry), *_local_server(entry, survey)]
+        findings = [*_settings(site, entry), *_process(site, entry), *_local_server(entry, survey)]
         yield from findings
         if not findings:
             served = f" on port {entry.port}" if entry.port else ""
@@ -29,6 +30,14 @@ def examine(site: Site, entries: "list[Entry]", survey: Survey, settings: "dict[
         if not any(entry.protocol == protocol for entry in entries):
             what = f"nothing on this host starts proxyhelper-{protocol}"
             yield Finding("note", what, f"proxyhelper entry xinetd, systemd or couriertcpd --{protocol}")
+
+
+def _settings(site: Site, entry: Entry) -> Iterator[Finding]:
+    """An entry may say that it is of another site."""
+    directory = entry.environment.get("PROXYHELPER_CONFDIR", site.directory)
+    if directory != site.directory:
+        what = f"its configuration is in {directory}, and not what is examined here"
+        yield _finding(entry, "warning", what, f"proxyhelper -c {shlex.quote(directory)} check")
 
 
 def _process(site: Site, entry: Entry) -> Iterator[Finding]:
@@ -78,8 +87,8 @@ def _start(entry: Entry, person: "privileges.Person | None") -> str:
 def _unreadable(site: Site, entry: Entry) -> "list[tuple[str, str]]":
     """What cannot be read, and what to do about each."""
     settings = [f"{site.directory}/{name}" for name in (*MAIN_FILES[entry.protocol], COMMON_FILE)]
-    remedies = {path: f"chmod o+r {path}" for path in settings}
-    remedies.update({path: f"chown {entry.user} {path}" for path in userdb_files(site.userdb)})
+    remedies = {path: f"chmod o+r {shlex.quote(path)}" for path in settings}
+    remedies.update({path: f"chown {entry.user} {shlex.quote(path)}" for path in userdb_files(site.userdb)})
     return [(path, remedy) for path, remedy in remedies.items() if _is_refused(path)]
 
 
@@ -95,13 +104,12 @@ def _is_refused(path: str) -> bool:
 
 def _local_server(entry: Entry, survey: Survey) -> Iterator[Finding]:
     count = survey.here[entry.protocol]
-    accounts = f"{count} account{'s' * (count != 1)} on this host"
     if count and not entry.local_server:
-        what = f"it names no local server, and there are {accounts}"
+        what = f"it names no local server, and accounts are on this host: {count}"
         remedy = f"proxyhelper entry {entry.activator} --local prints one that does; or set mailhosts elsewhere"
         yield _finding(entry, "error", what, remedy)
     elif count and entry.user != "root":
-        what = f"there are {accounts}, and only root can become their users; it runs as {entry.user}"
+        what = f"it runs as {entry.user}, accounts are on this host ({count}), and only root can become their users"
         yield _finding(entry, "error", what, "let it run as root, or move these accounts")
     if entry.local_server:
         try:

@@ -45,7 +45,8 @@ class Reader:
                 except ValueError as error:
                     self._add("error", f"{error}: {line}", "the service is closed until it is mended", path, number)
                     continue
-                self.places[setting] = (path, number)
+                if name != COMMON_FILE or setting not in self.places:  # its values count last
+                    self.places[setting] = (path, number)
                 if is_new:
                     self.findings += _judge(name, path, number, setting, values[setting])
         except ConfigurationError as error:

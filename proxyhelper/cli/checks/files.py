@@ -1,6 +1,7 @@
 """The files: who may read and write them."""
 
 import os
+import shlex
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ def _judge(path: Path, forbidden: int, what: str) -> Iterator[Finding]:
     except OSError:
         return
     if status.st_mode & forbidden and not (path.is_dir() and status.st_mode & stat.S_ISVTX):
-        remedy = f"chmod {'o=' if forbidden & stat.S_IROTH else 'go-w'} {path}"
+        remedy = f"chmod {'o=' if forbidden & stat.S_IROTH else 'go-w'} {shlex.quote(str(path))}"
         yield Finding("error", f"mode {stat.S_IMODE(status.st_mode):04o}: {what}", remedy, str(path))
 
 
@@ -45,7 +46,7 @@ def _userdb(path: str) -> Iterator[Finding]:
         forbidden = OTHERS_WRITE if file == f"{path}.dat" else userdb.OTHERS_READ_OR_WRITE
         if status.st_mode & forbidden:
             what = f"mode {stat.S_IMODE(status.st_mode):04o}: others may read or write it, so it is not used"
-            yield Finding("error", what, f"chmod go= {file}", file)
+            yield Finding("error", what, f"chmod go= {shlex.quote(file)}", file)
 
 
 def userdb_files(path: str) -> "list[str]":

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ...backend import resolve, words
+from ...backend import bound_resolver, resolve, words
 from ...dialogue.greetings import greeting
 from ...failures import Temporary
 from ...routing import names_of_this_host
@@ -39,6 +39,7 @@ class Answer:
 
 def examine(survey: Survey, settings: "dict[str, Settings]", ports: "dict[str, str]") -> Iterator[Finding]:
     answers = [Answer(*place, accounts) for place, accounts in survey.elsewhere.most_common()]
+    bound_resolver()
     with ThreadPoolExecutor(AT_ONCE) as pool, progress("mailhosts", len(answers)) as done:
         for answer in pool.map(lambda answer: _ask(answer, settings[answer.protocol].timeout), answers):
             done(1)
