@@ -17,7 +17,7 @@ from support import CHECKOUT, admin, hashed, wait_until
 
 from proxyhelper.accounts.passwords import matches
 from proxyhelper.accounts.userdb import lookup, parse
-from proxyhelper.cli import userdb_file
+from proxyhelper.cli.userdb import file as userdb_file
 from proxyhelper.failures import Temporary
 from proxyhelper.interpreter import crypt, strongest_setting
 

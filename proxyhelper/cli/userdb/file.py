@@ -13,8 +13,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import NoReturn
 
-from ..failures import Temporary
-from ..text import decode, encode
+from ...failures import Temporary
+from ...text import decode, encode
 
 MODE = 0o600
 PATIENCE = 60

@@ -4,12 +4,12 @@ import re
 
 import click
 
-from ..accounts.account import MAX_ID, parse_options
-from ..failures import Temporary
-from ..login import could_be
-from ..routing import parse_mailhost
-from ..text import encode
-from .forms import is_hash
+from ...accounts.account import MAX_ID, parse_options
+from ...failures import Temporary
+from ...login import could_be
+from ...routing import parse_mailhost
+from ...text import encode
+from ..forms import is_hash
 
 NO_VALUE = re.compile("[|\n\r\0]")
 HMAC = re.compile("[0-9a-f]{64,128}")

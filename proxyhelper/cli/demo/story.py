@@ -15,11 +15,11 @@ from typing import NoReturn
 
 import click
 
-from .. import accounts, routing, settings
-from ..interpreter import crypt, strongest_setting
-from .console import clean
+from ... import accounts, routing, settings
+from ...interpreter import crypt, strongest_setting
+from ..console import clean
+from ..installation import programs
 from .front import Front, fronting
-from .installation import programs
 from .mailboxes import Failed, Mailbox, connected
 
 LOG_SECONDS = 5.0

@@ -9,7 +9,7 @@ from os import fstat
 
 import click
 
-from .console import NO, clean, fail
+from ..console import NO, clean, fail
 
 PYMAP_PYTHON = (3, 11)
 STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)

@@ -8,16 +8,16 @@ from typing import NoReturn
 
 import click
 
-from ..accounts import listing
-from ..accounts.passwords import matches
-from ..accounts.userdb import MAX_RECORD, OTHERS_READ_OR_WRITE, files, parse
-from ..failures import Temporary
-from ..interpreter import crypt, strongest_setting
-from ..login import could_be
-from ..text import decode, encode
-from . import userdb_file
-from .console import NO, Site, clean, fail, json_option, print_json, say
-from .userdb_values import check_field, check_name, check_value, is_proof
+from ...accounts import listing
+from ...accounts.passwords import matches
+from ...accounts.userdb import MAX_RECORD, OTHERS_READ_OR_WRITE, files, parse
+from ...failures import Temporary
+from ...interpreter import crypt, strongest_setting
+from ...login import could_be
+from ...text import decode, encode
+from ..console import NO, Site, clean, fail, json_option, print_json, say
+from . import file as text_file
+from .values import check_field, check_name, check_value, is_proof
 
 
 @click.group()
@@ -49,7 +49,7 @@ def set_fields(site: Site, name: str, fields: "tuple[str, ...]", file: "str | No
     _refuse_compiled_only(site.userdb)
     place = _place(site.userdb, name, file)
     values = dict(_value(name, field) for field in fields)
-    userdb_file.edit(place, encode(name), lambda record: userdb_file.with_fields(record or b"", values))
+    text_file.edit(place, encode(name), lambda record: text_file.with_fields(record or b"", values))
     _report(site, place, f"{name}: {', '.join(values)} set")
 
 
@@ -65,7 +65,7 @@ def unset(site: Site, name: str, fields: "tuple[str, ...]") -> None:
 
     def change(record: bytes) -> bytes:
         before.update(parse(record))
-        return userdb_file.without_fields(record, fields)
+        return text_file.without_fields(record, fields)
 
     _edit(site, name, change, f"{name}: {', '.join(fields)} unset")
     if missing := [field for field in fields if field not in before]:
@@ -106,7 +106,7 @@ def delete(site: Site, name: str) -> None:
     """Delete the account NAME. Every record of it, or the next one would count."""
     _edit(site, name, lambda record: None, f"{name}: deleted")
     while (place := _file_of(site.userdb, name)) is not None:
-        userdb_file.edit(place, encode(name), lambda record: None)
+        text_file.edit(place, encode(name), lambda record: None)
         _report(site, place, f"{name}: another record deleted")
 
 
@@ -129,7 +129,7 @@ def passwd(site: Site, name: str, field: "str | None") -> None:
 
     def change(record: bytes) -> bytes:
         before.update(parse(record))
-        return userdb_file.with_fields(record, {field: hashed})
+        return text_file.with_fields(record, {field: hashed})
 
     _edit(site, name, change, f"{name}: {field} set")
     for other in ("imappw", "pop3pw"):
@@ -148,7 +148,7 @@ def _edit(site: Site, name: str, change: "Callable[[bytes], bytes | None]", done
             _fail_without_account(site.userdb, name)
         return change(record)
 
-    userdb_file.edit(place, encode(name), change_existing)
+    text_file.edit(place, encode(name), change_existing)
     _report(site, place, done)
 
 
@@ -166,7 +166,7 @@ def _refuse_compiled_only(path: str) -> None:
 def _file_of(path: str, name: str) -> "str | None":
     """The text file that holds the account. Raises Temporary."""
     try:
-        return next((file for file in files(path) if userdb_file.holds(file, encode(name))), None)
+        return next((file for file in files(path) if text_file.holds(file, encode(name))), None)
     except OSError as error:
         if isinstance(error, FileNotFoundError) and error.filename == path:
             return None
