@@ -234,6 +234,7 @@ class Session:
         return None
 
     def _find_server(self, login: "Login") -> "Handover | None":
+        from .failures import Temporary
         from .login import find_server, reach_backend
 
         served = self.connection.local
@@ -246,7 +247,10 @@ class Session:
             relay = Relay()
             backend = reach_backend(route, account, login, self.settings, served, self.server.utf8)
             return Handover(account.address, backend, self.server.answered(backend.reply), relay)
-        return self._run_local_server(account)
+        try:
+            self._run_local_server(account)
+        except Temporary as failure:
+            raise Temporary(f"{failure}; {route.reason}") from None
 
     def _run_local_server(self, account: "Account") -> "NoReturn":
         from . import local

@@ -24,8 +24,9 @@ PLACES = (
     "/lib/systemd/system",
 )
 
+ANY_ADDRESS = ("", "0", "0.0.0.0", "::", "*")
 HELPERS = {"proxyhelper-imap": "imap", "proxyhelper-pop3": "pop3"}
-SOCKET_PORT = re.compile(r"(?:\S*:)?(\d{1,5})")  # systemd: 143, 192.0.2.1:143, [::1]:143
+SOCKET_PORT = re.compile(r"(?:(\S*):)?(\d{1,5})")  # systemd: 143, 192.0.2.1:143, [::1]:143
 COURIERTCPD_PORT = re.compile(r"(?:[\w.:]+[.])?(\d{1,5})(?:,\S*)?")  # 143, 192.0.2.1.143, or a list of these
 
 
@@ -35,7 +36,9 @@ class Entry:
 
     program       interpreter, switches and helper as written, without what runs them (couriertcpd, courierlogger)
     local_server  the arguments behind the helper; [] for none
-    port          where clients come to, where the files say it
+    port          where clients come to, as far as the files say it
+    address       likewise, "" for every address of this host
+    waits         the helper would be given the listening socket (xinetd's `wait = yes`)
     """
 
     file: str
@@ -47,6 +50,8 @@ class Entry:
     user: str = "root"
     port: "int | None" = None
     environment: dict[str, str] = field(default_factory=dict)
+    address: str = ""
+    waits: bool = False
 
 
 def find(places: Sequence[str] = PLACES) -> list[Entry]:
@@ -84,7 +89,9 @@ def _entry(
     argv: Sequence[str],
     activator: str,
     user: str,
+    address: str = "",
     port: "int | None" = None,
+    waits: bool = False,
     environment: Mapping[str, str] = {},
 ) -> Iterator[Entry]:
     """The entry that the command makes, if the helper is in it. `value` is its line; "" as user is root."""
@@ -100,7 +107,9 @@ def _entry(
         program=list(argv[start : at + 1]),
         local_server=list(argv[at + 1 :]),
         user=user or "root",
+        address=_couriertcpd_address(argv[:start]) or ("" if address in ANY_ADDRESS else address),
         port=_couriertcpd_port(argv[:start]) or port,
+        waits=waits,
         environment=dict(environment),
     )
 
@@ -111,6 +120,11 @@ def _start(argv: Sequence[str], helper: int) -> int:
     while before > 0 and argv[before].startswith("-"):
         before -= 1
     return before if before >= 0 and Path(argv[before]).name.startswith(("python", "pypy")) else helper
+
+
+def _couriertcpd_address(runner: Sequence[str]) -> str:
+    addresses = [word.partition("=")[2] for word in runner if word.startswith("-address=")]
+    return addresses[-1] if addresses and addresses[-1] not in ANY_ADDRESS else ""
 
 
 def _couriertcpd_port(runner: Sequence[str]) -> "int | None":
@@ -152,9 +166,16 @@ def _xinetd(files: Sequence[Path]) -> Iterator[Entry]:
             line = last(service, "server_args") if arguments else server
             if "NAMEINARGS" in flags:
                 del arguments[:1]
-            user, port = last(service, "user").text, port_number(last(service, "port").text or name)
-            environment = assignments(joined(service, "env").split())
-            yield from _entry(line, [server.text, *arguments], XINETD, user, port, environment)
+            yield from _entry(
+                line,
+                [server.text, *arguments],
+                XINETD,
+                last(service, "user").text,
+                last(service, "bind").text or last(service, "interface").text,
+                port_number(last(service, "port").text or name),
+                last(service, "wait").text == "yes",
+                assignments(joined(service, "env").split()),
+            )
 
 
 def _services(file: Path) -> Iterator[tuple[str, Attributes]]:
@@ -179,9 +200,11 @@ def _inetd(file: Path) -> Iterator[Entry]:
     for value in _lines(file):
         fields = value.text.split()
         if len(fields) >= 6:
-            service, user, server, arguments = fields[0], fields[4], fields[5], fields[7:]
-            port = port_number(service.rpartition(":")[2])
-            yield from _entry(value, [server, *arguments], INETD, re.split("[.:]", user)[0], port)
+            service, wait, user, server, arguments = fields[0], fields[3], fields[4], fields[5], fields[7:]
+            address, _, name = service.rpartition(":")
+            waits = wait.partition(".")[0] == "wait"
+            user = re.split("[.:]", user)[0]
+            yield from _entry(value, [server, *arguments], INETD, user, address, port_number(name), waits)
 
 
 def port_number(service: str) -> "int | None":
@@ -204,20 +227,21 @@ def _systemd(directories: Sequence[Path]) -> list[Entry]:
 
 def _service(directories: Sequence[Path], name: str) -> Iterator[Entry]:
     unit = _unit(directories, name)
-    user, port = last(unit, "User").text, _socket_port(directories, name)
+    user, (address, port) = last(unit, "User").text, _socket(directories, name)
     environment = assignments(split(joined(unit, "Environment")))
     for command in unit.get("ExecStart", []):
         prefix = "".join(re.findall(r"^[-@:+!|]*", command.text))
         argv = [word.replace("%%", "%") for word in split(command.text[len(prefix) :])]
         if "@" in prefix:
             del argv[1:2]
-        yield from _entry(command, argv, SYSTEMD, user, port, environment)
+        yield from _entry(command, argv, SYSTEMD, user, address, port, environment=environment)
 
 
-def _socket_port(directories: Sequence[Path], service: str) -> "int | None":
-    """The port of the socket that starts instances of the service."""
+def _socket(directories: Sequence[Path], service: str) -> "tuple[str, int | None]":
+    """Address and port of the socket that starts instances of the service."""
     streams = _unit(directories, service.replace("@.service", ".socket")).get("ListenStream", [])
-    return next((int(port[1]) for port in (SOCKET_PORT.fullmatch(stream.text) for stream in streams) if port), None)
+    found = next(filter(None, (SOCKET_PORT.fullmatch(stream.text) for stream in streams)), None)
+    return ((found[1] or "").strip("[]"), int(found[2])) if found else ("", None)
 
 
 def _unit(directories: Sequence[Path], name: str) -> Attributes:

@@ -56,7 +56,8 @@ REMEDIES = {
     "name": "correct the account's option mailhost, or the name service",
     "connection": "is the server running, and does it let this host connect? proxyhelper check asks them all",
     "greeting": "does a server of this protocol listen there, without TLS?",
-    "reply": "the server must know this name with this password, and accept logins without TLS",
+    "reply": "is this the account's server? It must know the name with this password, and accept logins without TLS",
+    "loop": "set PROXY_HOSTNAME, or change the mailhost, so that they agree; proxyhelper check says more",
     "local server": "proxyhelper check looks at the entries and local servers; the helper's own log line says more",
 }
 
@@ -79,10 +80,11 @@ class Walk:
         self._add("ok", step, outcome)
         self.step = NEXT.get(step, self.step)
 
-    def failed(self, outcome: str) -> None:
-        self._add("error", self.step, outcome)
+    def failed(self, failure: Failure) -> None:
+        self._add("error", self.step, str(failure))
         if not self._quiet:
-            click.echo(" " * 9 + click.style("→ ", fg="cyan") + REMEDIES[self.step])
+            remedy = REMEDIES["loop" if failure.kind == "loop" else self.step]
+            click.echo(" " * 9 + click.style("→ ", fg="cyan") + remedy)
 
     def _add(self, level: str, step: str, outcome: str) -> None:
         now = time.monotonic()
@@ -114,7 +116,7 @@ def login(site: Site, user: str, protocol: str, entries: "tuple[str, ...]", as_j
     try:
         _walk(walk, site, settings, attempt, _entry_of(protocol, entries or activators.PLACES))
     except Failure as failure:
-        walk.failed(str(failure))
+        walk.failed(failure)
         is_down = isinstance(failure, BackendRefused) and is_temporary(failure.reply.verdict)
         status = TEMPORARY if is_down else status_of(failure)
     if as_json:

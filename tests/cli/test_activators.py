@@ -46,6 +46,15 @@ def test_xinetd(found: Found, tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("attribute", "address", "waits"),
+    [("bind = 192.0.2.1", "192.0.2.1", False), ("interface = ::", "", False), ("wait = yes", "", True)],
+)
+def test_xinetd_address_and_wait(found: Found, attribute: str, address: str, waits: bool) -> None:
+    (entry,) = found({"xinetd.conf": xinetd(attribute)})
+    assert (entry.address, entry.waits) == (address, waits)
+
+
 def test_xinetd_by_default(found: Found) -> None:
     (entry,) = found({"xinetd.conf": xinetd()})
     assert (entry.user, entry.port, entry.environment) == ("root", 143, {})
@@ -91,7 +100,7 @@ imap stream tcp nowait root:mail {IMAP[0]} python {COMMAND.partition(" ")[2]}
     file = str(tmp_path / "inetd.conf")
     assert found({"inetd.conf": text}) == [
         Entry(file, 1, "inetd", "imap", IMAP, LOCAL, "root", 143),
-        Entry(file, 2, "inetd", "pop3", ["/opt/p/bin/proxyhelper-pop3"], [], "courier", 1110),
+        Entry(file, 2, "inetd", "pop3", ["/opt/p/bin/proxyhelper-pop3"], [], "courier", 1110, address="127.0.0.1"),
     ]
 
 
@@ -133,7 +142,7 @@ def test_systemd_drop_ins(found: Found, tmp_path: Path) -> None:
         }
     )
     file = str(tmp_path / "etc/mail@.service.d/b.conf")
-    assert entry == Entry(file, 2, "systemd", "pop3", POP3, ["100%"], "root", 1110, {"X": "1"})
+    assert entry == Entry(file, 2, "systemd", "pop3", POP3, ["100%"], "root", 1110, {"X": "1"}, "127.0.0.1")
 
 
 def test_systemd_precedence(found: Found) -> None:

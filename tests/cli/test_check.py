@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 from scripted import closed_port
-from support import CHECKOUT, Site, admin, command, need, open_directory
+from support import CHECKOUT, Site, admin, command, environment, need, open_directory
 
 HASH = "$6$abcdefgh$yTn4BONsVt6e8cx0nYRnS.bGfvgnf6cQNcRtiXB3KD0xSqIsfwNiBh1x3LPhXQnO9QBrMHRPHpx0/6RtIgBGR/"
 
@@ -226,9 +226,9 @@ def test_proxy_is_off(site: Site, add: Add, check: Check, setting: str) -> None:
     site.account("u1", mailhost=closed_port(), home="/")
     site.account("u2", mailhost=closed_port(), home="/")
     number = add({"I": "imapd", "P": "pop3d"}[setting[0]], f"{setting}=0")
-    finding = check().one(f"{setting} is off", "2 of them")
+    finding = check().one(f"{setting} is off", "2 mailboxes")
     assert number
-    assert (finding.level, finding.setting) == ("warning", setting)
+    assert (finding.level, finding.setting) == ("error", setting)
     assert f"{setting}=1" in finding.remedy
 
 
@@ -553,12 +553,44 @@ def test_no_entry(healthy: Site, check: Check) -> None:
         assert "proxyhelper entry" in finding.remedy
 
 
-def test_entry(healthy: Site, check: Check, entry: Callable[..., Path]) -> None:
-    report = check(entry("imap"), entry("pop3"))
+def helper_greeting(site: Site) -> bytes:
+    done = subprocess.run(
+        command("imap"), env=environment(site, {}), stdin=subprocess.DEVNULL, capture_output=True, timeout=10
+    )
+    return done.stdout
+
+
+def test_entry_that_is_served(healthy: Site, check: Check, entry: Callable[..., Path], greeting_with: Greeter) -> None:
+    with greeting_with(helper_greeting(healthy)) as front:
+        report = check(entry("imap", port=int(front.rpartition(":")[2])))
     assert report.wrong == []
-    finding = report.one("xinetd serves IMAP on port 143")
+    finding = report.one("xinetd serves IMAP on port")
     assert (finding.level, Path(finding.file).name) == ("ok", "xinetd.imap")
     assert "server" in Path(finding.file).read_text().splitlines()[finding.line - 1]
+
+
+def test_entry_that_is_not_served(healthy: Site, check: Check, entry: Callable[..., Path]) -> None:
+    finding = check(entry("imap", port=int(closed_port().rpartition(":")[2]))).one("nothing answers on port")
+    assert finding.level == "warning"
+    assert "start xinetd" in finding.remedy
+
+
+def test_port_of_an_entry_is_taken(healthy: Site, check: Check, entry: Callable[..., Path], imap_server: str) -> None:
+    finding = check(entry("imap", port=int(imap_server.rpartition(":")[2]))).one("not the helper answers")
+    assert finding.level == "error"
+
+
+def test_entry_that_waits(healthy: Site, check: Check, entry: Callable[..., Path]) -> None:
+    path = entry("imap")
+    path.write_text(path.read_text().replace("{\n", "{\nwait = yes\n"))
+    assert check(path).one("listening socket").level == "error"
+
+
+def test_two_entries_of_one_port(healthy: Site, check: Check, entry: Callable[..., Path]) -> None:
+    path = entry("imap")
+    other = path.with_name("xinetd.other")
+    other.write_text(path.read_text())
+    assert check(path, other).one("is claimed by", str(path)).file == str(other)
 
 
 @pytest.mark.parametrize(

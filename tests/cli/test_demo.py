@@ -251,7 +251,10 @@ def test_a_port_of_ones_own_choice(temporary):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ("import sys; sys.modules['pymap'] = None", "the demo needs pymap, an IMAP server in memory: pip install"),
+        (
+            "import sys; sys.modules['pymap'] = None; import proxyhelper.cli.demo as demo; demo.PYMAP_PYTHON = (3, 10)",
+            "the demo needs pymap, an IMAP server in memory: pip install",
+        ),
         ("import proxyhelper.cli.demo as demo; demo.PYMAP_PYTHON = (9, 9)", "need Python 9.9 or later; this is 3."),
     ],
 )

@@ -120,7 +120,7 @@ def test_text(
     assert all(float(words[1]) >= 0 for words in steps)
     assert (steps[0][0], steps[-1][0]) == ("ok", "error")
     assert "\\x1b[31mnow" in done.stdout
-    assert lines[-1].strip().startswith("→ the server must know this name")
+    assert lines[-1].strip().startswith("→ is this the account's server?")
     assert PASSWORD not in done.stdout + done.stderr
     assert (done.returncode, done.stderr) == (77, "")
 

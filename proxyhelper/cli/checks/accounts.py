@@ -9,7 +9,7 @@ from ...accounts import listing, userdb
 from ...accounts.account import Account
 from ...failures import Temporary
 from ...login import with_domain
-from ...routing import Route, decide
+from ...routing import Route, decide, names_of_this_host, parse_mailhost, same_host
 from ...settings import Settings, is_true
 from ...text import decode
 from ..console import Site, progress
@@ -64,9 +64,9 @@ class Surveyor:
         self.findings.append(Finding(level, f"{count} account{'s' * (count != 1)}"))
         for protocol, count in self._unproxied.items():
             name = f"{protocol.upper()}_PROXY"
-            what = f"{name} is off: all mailboxes are looked for on this host, {count} of them with a mailhost"
-            remedy = f"set {name}=1, unless this is a host that has mailboxes only"
-            self.findings.append(Finding("warning", what, remedy, setting=name))
+            what = f"{name} is off: {count} mailboxes whose mailhost is another host are looked for on this one"
+            remedy = f"set {name}=1"
+            self.findings.append(Finding("error", what, remedy, setting=name))
 
     def _take(self, record: listing.Record, settings: Settings) -> None:
         protocol = settings.protocol
@@ -93,9 +93,10 @@ class Surveyor:
             self._take_here(record, account, settings, route)
 
     def _take_here(self, record: listing.Record, account: Account, settings: Settings, route: Route) -> None:
-        self.survey.here[settings.protocol] += 1
-        if not settings.proxy and account.options.get("mailhost"):
+        if not settings.proxy and _is_elsewhere(account, settings):
             self._unproxied[settings.protocol] += 1
+            return
+        self.survey.here[settings.protocol] += 1
         if route.is_missing:
             self._add("warning", record, f"{record.name} has no mailhost: it is looked for on this host", "set one")
         lacking = [name for name in ("uid", "gid") if getattr(account, name) is None]
@@ -121,6 +122,15 @@ class Surveyor:
         self._of_record.append(Finding(level, what, remedy, record.file, record.line, setting))
 
 
+def _is_elsewhere(account: Account, settings: Settings) -> bool:
+    """Whether the account's mailhost is another host, be proxying on or off."""
+    try:
+        host, _ = parse_mailhost(account.options.get("mailhost", "").strip())
+    except Temporary:
+        return False
+    return not any(same_host(host, name) for name, _ in names_of_this_host(settings))
+
+
 def examine(site: Site, settings: "dict[str, Settings]", ports: "dict[str, str]") -> "tuple[Survey, list[Finding]]":
     """`ports`: what clients come to, by protocol."""
     surveyor = Surveyor(settings, ports)
@@ -131,7 +141,8 @@ def examine(site: Site, settings: "dict[str, Settings]", ports: "dict[str, str]"
         surveyor.finish()
         surveyor.findings += _forms(site)
     except (Temporary, OSError) as failure:
-        surveyor.findings.append(Finding("error", str(failure), "no account can log in until it can be read"))
+        remedy = "no account can log in until it can be read" if os.geteuid() == 0 else "run this command as root"
+        surveyor.findings.append(Finding("error", str(failure), remedy))
     return surveyor.survey, surveyor.findings
 
 

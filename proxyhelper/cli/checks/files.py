@@ -50,9 +50,10 @@ def _userdb(path: str) -> Iterator[Finding]:
 
 
 def userdb_files(path: str) -> "list[str]":
-    """Every file and directory that a userdb is made of, the compiled ones included."""
-    found = [file for file in (f"{path}.dat", f"{path}shadow.dat") if os.path.exists(file)]
+    """Every file and directory that accounts are read from."""
     try:
-        return [*dict.fromkeys((path, *userdb.files(path))), *found] if os.path.exists(path) else found
+        if userdb.compiled_is_newer(path):
+            return [f"{path}.dat", f"{path}shadow.dat"]
+        return list(dict.fromkeys((path, *userdb.files(path))))
     except (Temporary, OSError):
-        return [path, *found]
+        return [path] if os.path.lexists(path) else []

@@ -22,7 +22,8 @@ GREETINGS = {"imap": [b"*", b"OK"], "pop3": [b"+OK"]}
 
 @dataclass
 class Answer:
-    """What became of asking a mailhost. `failures` by address; `greeting` of the first that answered."""
+    """What became of asking a mailhost. `failures` by address; `greeting` of the first that answered; `own`: an address
+    from which a connection to that very address comes."""
 
     protocol: str
     host: str
@@ -31,6 +32,7 @@ class Answer:
     addresses: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     greeting: bytes = b""
+    own: str = ""
 
     @property
     def name(self) -> str:
@@ -56,15 +58,16 @@ def _ask(answer: Answer, seconds: float) -> Answer:
         ip = str(address[0])
         answer.addresses.append(ip)
         try:
-            said = _hear(family, address, seconds)
+            said, from_ip = hear(family, address, seconds)
             answer.greeting = answer.greeting or said
+            answer.own = ip if from_ip == ip else answer.own
         except OSError as error:
             answer.failures[ip] = words(error)
     return answer
 
 
-def _hear(family: int, address: "tuple[object, ...]", seconds: float) -> bytes:
-    """The first line that a server says. Raises OSError."""
+def hear(family: int, address: "tuple[object, ...]", seconds: float) -> "tuple[bytes, str]":
+    """The first line that a server says, and the address that the connection comes from. Raises OSError."""
     deadline = time.monotonic() + seconds
     said = b""
     with socket.socket(family, socket.SOCK_STREAM) as connection:
@@ -76,7 +79,7 @@ def _hear(family: int, address: "tuple[object, ...]", seconds: float) -> bytes:
             if not more:
                 raise OSError(0, "closed the connection in place of a greeting")
             said += more
-    return said
+        return said, str(connection.getsockname()[0])
 
 
 def _judge(answer: Answer, settings: Settings, served_port: str) -> Iterator[Finding]:
@@ -91,26 +94,31 @@ def _judge(answer: Answer, settings: Settings, served_port: str) -> Iterator[Fin
     expected = GREETINGS[answer.protocol]
     if answer.greeting.upper().split()[: len(expected)] != expected:
         said = answer.greeting[:80].decode(errors="backslashreplace").strip()
-        what = f"{answer.name} does not greet as {answer.protocol.upper()} servers do: {said}"
+        what = f"{_who(answer)} does not greet as {answer.protocol.upper()} servers do: {said}"
         yield Finding("error", what, "is another service on this port, or does it want TLS?", setting="mailhost")
     elif ours and _is_ourselves(answer, settings, served_port):
-        what = f"{answer.name} is this very service ({', '.join(ours)}), under a name that it does not know as its own"
+        what = f"{_who(answer)} is this very service ({', '.join(ours)}), under a name that it does not know as its own"
         yield Finding("error", what, _agree(answer, settings), setting="PROXY_HOSTNAME")
+    elif answer.own and str(answer.port) == served_port:
+        what = f"{_who(answer)} is taken for this very service: connections to {answer.own} come from there, too"
+        yield Finding(
+            "error", what, "give that server an address of its own, 127.0.0.2 for example", setting="mailhost"
+        )
     elif b"LOGINDISABLED" in answer.greeting.upper():
-        what = f"{answer.name} refuses logins without TLS (LOGINDISABLED)"
+        what = f"{_who(answer)} refuses logins without TLS (LOGINDISABLED)"
         yield Finding("error", what, "let it accept them from this host", setting="mailhost")
     else:
         where = f"another server on this host ({', '.join(ours)})" if ours else ", ".join(answer.addresses)
-        yield Finding("ok", f"{answer.protocol.upper()} {answer.name} answers: {where}, {_count(answer)}")
+        yield Finding("ok", f"{_who(answer)} answers: {where}")
 
 
 def _silence(answer: Answer) -> str:
     reasons = "; ".join(f"{ip}: {failure}" if ip else failure for ip, failure in answer.failures.items())
-    return f"{answer.protocol.upper()} {answer.name} does not answer ({_count(answer)}): {reasons}"
+    return f"{_who(answer)} does not answer: {reasons}"
 
 
-def _count(answer: Answer) -> str:
-    return f"{answer.accounts} account{'s' * (answer.accounts != 1)}"
+def _who(answer: Answer) -> str:
+    return f"{answer.protocol.upper()} {answer.name} ({answer.accounts} account{'s' * (answer.accounts != 1)})"
 
 
 def _remedy_for_silence(answer: Answer, ours: "list[str]", settings: Settings, served_port: str) -> str:
@@ -118,12 +126,13 @@ def _remedy_for_silence(answer: Answer, ours: "list[str]", settings: Settings, s
         return f"it is this host. If the mailboxes are here, {_agree(answer, settings)}; else start the server"
     if not answer.addresses:
         return "correct the mailhost of these accounts, or the name service"
-    return "is the server running, and does it let this host connect?"
+    return "is the server running, is the port right, does it let this host connect?"
 
 
 def _agree(answer: Answer, settings: Settings) -> str:
     known = ", ".join(f"{name} ({source})" for name, source in names_of_this_host(settings))
-    return f"set PROXY_HOSTNAME={answer.host}, or let the mailhost be a name that counts as this host: {known}"
+    own = f"set PROXY_HOSTNAME={answer.host} in authdaemonrc"
+    return f"{own}, or let the mailhost be a name that counts as this host: {known}"
 
 
 def _is_ourselves(answer: Answer, settings: Settings, served_port: str) -> bool:
