@@ -93,9 +93,8 @@ async def ending(process: asyncio.subprocess.Process) -> int:
     try:
         return await process.wait()
     finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
+        process._transport.close()  # type: ignore[attr-defined]  # kills it; left to __del__, the loop may be closed
+        await process.wait()
 
 
 @asynccontextmanager
