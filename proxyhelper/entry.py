@@ -23,7 +23,7 @@ def main(protocol: str, arguments: "list[str]") -> int:
     environment = settings.environment()
     try:
         configured = settings.load(protocol, environment)
-        posix.write(1, greeting(protocol, configured.capabilities, configured.login_allowed))
+        posix.write(1, greeting(protocol, configured.capabilities, configured.login_allowed, configured.mechanisms))
     except Exception as error:
         from .session import give_up
 

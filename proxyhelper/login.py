@@ -1,6 +1,7 @@
 """The middle of the story: name and proof → account → route → here, a backend reached, or a failure."""
 
 from . import accounts, routing
+from .accounts.proofs import Password, Response
 from .failures import Disabled, Insecure, Temporary, WrongCredentials
 from .settings import is_true
 from .text import encode
@@ -10,6 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from .accounts.account import Account
+    from .accounts.proofs import Proof
     from .activation import Address
     from .backend import Backend, Client, Tell
     from .dialogue.events import Login
@@ -28,12 +30,17 @@ def find_server(login: "Login", settings: "Settings", served_port: str) -> "tupl
 
 
 def _find_account(login: "Login", settings: "Settings", served_port: str) -> "Account":
-    if not could_be(encode(login.user)) or not could_be(login.password):
+    if not could_be(encode(login.user)) or not (login.cram or could_be(login.password)):
         raise WrongCredentials("not a name or password at all")
     service = settings.services.get(served_port) or settings.protocol
-    account = accounts.authenticate(settings, service, with_domain(login.user, settings), login.password)
+    account = accounts.authenticate(settings, service, with_domain(login.user, settings), proof_of(login))
     check_options(account, settings)
     return account
+
+
+def proof_of(login: "Login") -> "Proof":
+    cram = login.cram
+    return Response(cram.mechanism, cram.challenge, cram.response) if cram else Password(login.password)
 
 
 def could_be(value: bytes) -> bool:
@@ -74,19 +81,28 @@ def reach_backend(
 
     names = ", ".join(f"{name} ({source})" for name, source in routing.names_of_this_host(settings))
     target = backend.Target(route.host, route.port, settings.timeout, served, names)
-    new_client = _client_maker(_line_value(account.address), login.password, settings, utf8)
+    password = _password_for_backend(account, login)
+    new_client = _client_maker(_line_value(account.address), password, settings, utf8)
     person = privileges.proxy_person(settings.proxy_user) if privileges.is_root() else None
     tell = tell or backend.keep_quiet
     if person is None:
-        return backend.log_in(target, new_client, login.password, tell)
+        return backend.log_in(target, new_client, password, tell)
     before = privileges.assume(person)
     try:
-        reached = backend.log_in(target, new_client, login.password, tell)
+        reached = backend.log_in(target, new_client, password, tell)
     except BaseException:
         privileges.resume_root(before)
         raise
     privileges.settle(person)
     return reached
+
+
+def _password_for_backend(account: "Account", login: "Login") -> bytes:
+    """What the client sent, or for CRAM what the account source holds. Raises Temporary."""
+    password = account.cleartext if login.cram else login.password
+    if not could_be(password):
+        raise Temporary("a backend needs the password in clear: CRAM cannot be used where the account source lacks it")
+    return password
 
 
 def _client_maker(user: bytes, password: bytes, settings: "Settings", utf8: bool) -> "Callable[[], Client]":

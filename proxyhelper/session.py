@@ -6,8 +6,9 @@ import time
 
 from . import activation, log
 from .ends import Closed, TimedOut, client_end
-from .interpreter import signal
+from .interpreter import posix, signal, socket
 from .settings import ConfigurationError
+from .text import encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -108,6 +109,11 @@ def _server_class(protocol: str) -> "type[Server]":
     return Pop3Server
 
 
+def new_challenge() -> bytes:
+    """An unguessable one of its own for each CRAM exchange, in the form of a message id (RFC 2195)."""
+    return b"<" + posix.urandom(16).hex().encode() + b"@" + encode(socket.gethostname()) + b">"
+
+
 class Handover:
     """A client to be relayed: who it is, its backend, what it is to be told first, and what relays."""
 
@@ -161,10 +167,13 @@ class Session:
         self.end = client_end()
         self.connection = connection
         self.settings = settings
-        self.server = _server_class(settings.protocol)(settings.capabilities, settings.login_allowed)
+        self.server = _server_class(settings.protocol)(
+            settings.capabilities, settings.login_allowed, settings.mechanisms, new_challenge
+        )
         self.log = journal
         self.command = command
         self.environment = environment
+        self._modules_named = False
 
     def run(self) -> "Handover | None":
         """Until the client can be handed over; None where it is gone or sent away."""
@@ -238,6 +247,7 @@ class Session:
         from .login import find_server, reach_backend
 
         served = self.connection.local
+        self._name_unavailable_modules()
         account, route = find_server(login, self.settings, served.port)
         if route.is_missing:
             self.log.event("WARN", f"proxy enabled, but no proxy host defined for {log.escape(account.address)}")
@@ -251,6 +261,13 @@ class Session:
             self._run_local_server(account)
         except Temporary as failure:
             raise Temporary(f"{failure}; {route.reason}") from None
+
+    def _name_unavailable_modules(self) -> None:
+        from .accounts import unavailable
+
+        if not self._modules_named and (missing := unavailable(self.settings)):
+            self.log.event("WARN", "account modules not available here", detail=" ".join(missing))
+        self._modules_named = True
 
     def _run_local_server(self, account: "Account") -> "NoReturn":
         from . import local

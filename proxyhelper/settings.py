@@ -4,6 +4,7 @@ Precedence: environment, then file, then default. `imapd-ssl` is read before `im
 so that the main file overrides; then `authdaemonrc`. All hold shell assignments: quotes and $NAME, nothing else.
 """
 
+from .dialogue.greetings import CRAM_MECHANISMS, MECHANISMS
 from .interpreter import posix
 from .text import decode
 
@@ -36,6 +37,11 @@ class Settings:
     directory         where the configuration and the userdb are
     exported          every assignment of the protocol's own files, for the local server's environment
     capabilities      IMAP's as configured, none for POP3
+    mechanisms        SASL mechanisms that are offered
+    modules           account modules in the order in which they are asked: authuserdb, authldap, …
+    account_timeout   seconds for each thing that an account source is asked
+    authdaemon        directory of authdaemond's socket
+    ldap_tls          LDAPTLS_CACERT, LDAPTLS_CERT, LDAPTLS_KEY, LDAPTLS_REQCERT by the end of their names
     tls               the client's side of the connection is encrypted already
     login_allowed     TLS is there, or not required
     proxy             accounts with a mailhost elsewhere are proxied
@@ -54,9 +60,9 @@ class Settings:
     """
 
     __slots__ = (
-        "capabilities", "default_domain", "default_options", "directory", "domain_separators", "exported",
-        "fail_delay", "foreign", "hostname", "login_allowed", "maildir", "protocol", "proxy", "proxy_port",
-        "proxy_user", "services", "timeout", "tls", "umask",
+        "account_timeout", "authdaemon", "capabilities", "default_domain", "default_options", "directory",
+        "domain_separators", "exported", "fail_delay", "foreign", "hostname", "ldap_tls", "login_allowed", "maildir",
+        "mechanisms", "modules", "protocol", "proxy", "proxy_port", "proxy_user", "services", "timeout", "tls", "umask",
     )  # fmt: skip
 
     def __init__(self, protocol: str, directory: str, exported: "dict[str, str]", values: "Values") -> None:
@@ -67,6 +73,12 @@ class Settings:
         self.tls = values.environment_flag(f"{upper}_TLS")
         self.login_allowed = self.tls or not values.flag(f"{upper}_TLS_REQUIRED")
         self.capabilities = _capabilities(values, self.tls) if protocol == "imap" else []
+        self.mechanisms = _mechanisms(values, protocol, self.tls)
+        listed = values.text("PROXY_AUTHMODULES").split() or values.text("authmodulelist").split()
+        self.modules = listed or ["authuserdb"]
+        self.account_timeout = values.number("PROXY_ACCOUNT_TIMEOUT", 5, 1, 60)
+        self.authdaemon = values.text("authdaemonvar") or "/run/courier/authdaemon"
+        self.ldap_tls = values.starting_with("LDAPTLS_")
         self.proxy = values.flag(f"{upper}_PROXY")
         self.hostname = values.text("PROXY_HOSTNAME")
         self.foreign = protocol == "imap" and values.flag("IMAP_PROXY_FOREIGN")
@@ -169,6 +181,14 @@ def _capabilities(values: Values, tls: bool) -> "list[str]":
     return capabilities
 
 
+def _mechanisms(values: Values, protocol: str, tls: bool) -> "list[str]":
+    """Those that are always offered, and the CRAM ones that the settings list."""
+    name = "IMAP_CAPABILITY" if protocol == "imap" else "POP3AUTH"
+    listed = ((tls and values.text(f"{name}_TLS")) or values.text(name)).upper().split()
+    prefix = "AUTH=" if protocol == "imap" else ""
+    return [*MECHANISMS, *(mechanism for mechanism in CRAM_MECHANISMS if prefix + mechanism in listed)]
+
+
 def read_assignments(path: str, values: "dict[str, str]", environment: "Mapping[str, str]") -> None:
     """Add the assignments of the file at `path`, where it exists, to `values`. Raises ConfigurationError."""
     for number, line in lines(path):
@@ -181,7 +201,7 @@ def read_assignments(path: str, values: "dict[str, str]", environment: "Mapping[
 def lines(path: str) -> "Iterator[tuple[int, str]]":
     """The lines of the file at `path`, where it exists, that say something, by their numbers. Raises
     ConfigurationError."""
-    for number, line in enumerate(_read(path).split("\n"), 1):
+    for number, line in enumerate(read(path).split("\n"), 1):
         if line and line[0] != "#":
             line = line.strip()
             if line and line[0] != "#":
@@ -197,7 +217,8 @@ def assign(line: str, values: "dict[str, str]", environment: "Mapping[str, str]"
     return name
 
 
-def _read(path: str) -> str:
+def read(path: str) -> str:
+    """The text of the file at `path`, "" where there is none. Raises ConfigurationError."""
     try:
         descriptor = posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK)  # a FIFO must not hold us
     except FileNotFoundError:

@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 
@@ -31,6 +32,15 @@ def need(present: bool, what: str) -> None:
     """Without `what` a test can say nothing: a failure on CI, a skip elsewhere."""
     if not present:
         (pytest.fail if os.environ.get("CI") else pytest.skip)(f"missing: {what}")
+
+
+def gdbm() -> ModuleType:
+    """Python's dbm.gnu, with which makeuserdb's files are read."""
+    try:
+        import dbm.gnu
+    except ImportError:
+        need(False, "Python's dbm.gnu (package python3-gdbm)")
+    return dbm.gnu
 
 
 def hashed(password: str) -> str:

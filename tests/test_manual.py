@@ -102,7 +102,7 @@ def test_settings_by_port() -> None:
 
 def test_manual_has_no_other_settings() -> None:
     items = re.findall(r"^\.It Ev (.*)", section(SETTINGS, "Ss", "Settings"), re.MULTILINE)
-    listed = {name for item in items for name in re.findall(r"[A-Z][A-Z0-9_]+", item)}
+    listed = {name for item in items for name in re.findall(r"\w+", item.partition(" Ns ")[0])}
     assert listed == {*NAMES, catalogue.SERVICE_PREFIX}
 
 
@@ -115,8 +115,11 @@ def test_defaults() -> None:
         "IMAP_CAPABILITY": " ".join(settings.capabilities),
         "LOGIN_FAIL_DELAY": settings.fail_delay,
         "MAILDIRPATH": settings.maildir,
+        "PROXY_ACCOUNT_TIMEOUT": settings.account_timeout,
         "PROXY_TIMEOUT": settings.timeout,
         "PROXYHELPER_CONFDIR": settings.directory,
+        "authdaemonvar": settings.authdaemon,
+        "authmodulelist": " ".join(settings.modules),
     }.items():
         item = re.search(rf"^\.It Ev {name}\b(.*?)(?=^\.It |^\.El)", SETTINGS, re.MULTILINE | re.DOTALL)
         assert item, name

@@ -134,6 +134,35 @@ def test_service_of_a_port(files):
     assert load("imap", environment).services == {"8143": "webmail"}
 
 
+def test_account_sources(files):
+    plain = load("imap", files())
+    assert (plain.modules, plain.authdaemon) == (["authuserdb"], "/run/courier/authdaemon")
+    assert (plain.account_timeout, plain.ldap_tls) == (5, {})
+    environment = files(
+        imapd="PROXY_ACCOUNT_TIMEOUT=9",
+        authdaemonrc="authmodulelist='authldap authuserdb'\nauthdaemonvar=/x\nLDAPTLS_CACERT=/y\nLDAPTLS_REQCERT=never",
+    )
+    settings = load("imap", environment)
+    assert (settings.modules, settings.authdaemon) == (["authldap", "authuserdb"], "/x")
+    assert settings.account_timeout == 9
+    assert settings.ldap_tls == {"CACERT": "/y", "REQCERT": "never"}
+
+
+@pytest.mark.parametrize("protocol", ["imap", "pop3"])
+def test_mechanisms(files, protocol):
+    assert load(protocol, files()).mechanisms == ["PLAIN", "LOGIN"]
+    plain, tls = "CRAM-SHA256 x CRAM-MD5", "cram-sha1"
+    environment = files(
+        imapd=f'IMAP_CAPABILITY="AUTH={plain.replace(" ", " AUTH=")}"\nIMAP_CAPABILITY_TLS="AUTH={tls}"',
+        pop3d=f'POP3AUTH="{plain}"\nPOP3AUTH_TLS="{tls}"',
+    )
+    assert load(protocol, environment).mechanisms == ["PLAIN", "LOGIN", "CRAM-MD5", "CRAM-SHA256"]
+    with_tls = {**environment, f"{protocol.upper()}_TLS": "1"}
+    assert load(protocol, with_tls).mechanisms == ["PLAIN", "LOGIN", "CRAM-SHA1"]
+    empty = {**with_tls, "IMAP_CAPABILITY_TLS": "", "POP3AUTH_TLS": ""}
+    assert load(protocol, empty).mechanisms == ["PLAIN", "LOGIN", "CRAM-MD5", "CRAM-SHA256"]
+
+
 def test_options_of_authdaemonrc(files):
     assert load("imap", files(authdaemonrc='DEFAULTOPTIONS="disableimap=1"')).default_options == "disableimap=1"
 
@@ -143,6 +172,8 @@ def test_options_of_authdaemonrc(files):
     [
         "PROXY_TIMEOUT=x",
         "PROXY_TIMEOUT=0",
+        "PROXY_ACCOUNT_TIMEOUT=0",
+        "PROXY_ACCOUNT_TIMEOUT=61",
         "LOGIN_FAIL_DELAY=-1",
         "IMAP_PROXY_PORT=65536",
         "IMAP_UMASK=9",

@@ -13,7 +13,8 @@ AT_GREETING = """
 """
 AFTER_LOGIN = """
     _operator _sha1 _socket _stat binascii fcntl pwd select stat
-    proxyhelper.accounts proxyhelper.accounts.account proxyhelper.accounts.passwords proxyhelper.accounts.userdb
+    proxyhelper.accounts proxyhelper.accounts.account proxyhelper.accounts.passwords proxyhelper.accounts.proofs
+    proxyhelper.accounts.userdb
     proxyhelper.activation proxyhelper.backend proxyhelper.descriptors
     proxyhelper.dialogue.events proxyhelper.dialogue.imap
     proxyhelper.dialogue.imap_client proxyhelper.dialogue.lines proxyhelper.dialogue.sasl proxyhelper.dialogue.server

@@ -10,15 +10,17 @@ class Account:
     """An account as its source gives it.
 
     address      the account's name; what a backend is told
-    password     stored hash or cleartext, b"" for none: only passwords.py looks at it
+    password     stored hash, b"" for none: only passwords.py looks at it
+    cleartext    the password itself, where the source has it, or b""
     uid, gid     numbers, or None where the source has none
+    groups       supplementary groups; none but the gid where the list is empty
     home         home directory, or ""
     maildir      its mailbox relative to home or absolute, or "" for the default
     quota        maildir quota, or ""
     options      account options by name, the site's defaults included
     """
 
-    __slots__ = ("address", "gid", "home", "maildir", "options", "password", "quota", "uid")
+    __slots__ = ("address", "cleartext", "gid", "groups", "home", "maildir", "options", "password", "quota", "uid")
 
     def __init__(
         self,
@@ -31,11 +33,15 @@ class Account:
         maildir: str = "",
         quota: str = "",
         options: "dict[str, str]",
+        cleartext: bytes = b"",
+        groups: "list[int] | None" = None,
     ) -> None:
         self.address = address
         self.password = password
+        self.cleartext = cleartext
         self.uid = uid
         self.gid = gid
+        self.groups = groups or []
         self.home = home
         self.maildir = maildir
         self.quota = quota

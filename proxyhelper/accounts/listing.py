@@ -1,4 +1,4 @@
-"""Every record of a userdb, for the administrator's commands; a login looks one up (userdb.py) and never comes here."""
+"""Every account of a source, for the administrator's commands; a login looks one up and never comes here."""
 
 import os
 import stat
@@ -6,8 +6,10 @@ from collections.abc import Callable, Iterator
 from typing import IO, NamedTuple
 
 from ..failures import Temporary
+from ..settings import Settings
 from ..text import decode
-from . import userdb
+from . import source, userdb
+from .account import Account
 
 COMPILED = (".dat", "shadow.dat")
 MAX_LINE = userdb.MAX_RECORD
@@ -30,6 +32,41 @@ class Record(NamedTuple):
     @property
     def place(self) -> str:
         return f"{self.file} line {self.line}" if self.line else self.file
+
+    def account(self, settings: Settings) -> Account:
+        """What the record is for the protocol of `settings`. Only one without a problem is anything."""
+        return userdb.account(self.name, self.fields, settings.protocol, settings.default_options)
+
+
+class Listed(NamedTuple):
+    """An account that another source than the userdb lists. It comes without its password."""
+
+    file: str
+    name: str
+    listed: Account
+    line: int = 0
+    problem: str = ""
+
+    @property
+    def place(self) -> str:
+        return self.file
+
+    def account(self, settings: Settings) -> Account:
+        return self.listed
+
+
+def of_source(module: str, settings: Settings, read: Callable[[int], object]) -> Iterator[Record | Listed]:
+    """Every account of an available module; `read` as in `records`. Raises Temporary."""
+    if module == "authuserdb":
+        yield from records(f"{settings.directory}/userdb", read)
+        return
+    for account in source(module).accounts(settings):
+        yield Listed(module, account.address, account)
+
+
+def length(settings: Settings) -> int:
+    """What is told to `read` in all, as far as it is known before. Raises Temporary."""
+    return size(f"{settings.directory}/userdb") if "authuserdb" in settings.modules else 0
 
 
 def records(path: str, read: Callable[[int], object] = lambda size: None) -> Iterator[Record]:

@@ -9,11 +9,14 @@ import stat
 from ..failures import Temporary, WrongCredentials
 from ..interpreter import posix
 from ..text import decode, encode
+from . import available
 from .account import MAX_ID, Account, parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from ..settings import Settings
 
 OTHERS_READ_OR_WRITE = 0o077
 OTHERS_WRITE = 0o022
@@ -22,16 +25,19 @@ MAX_RECORD = 1 << 16
 MAX_FILES = 10000
 
 
-def find(path: str, service: str, name: str, default_options: str) -> Account:
-    """The account `name` in the userdb at `path`, with the password for `service` ("imap", "pop3").
+def find(settings: "Settings", service: str, name: str) -> Account:
+    """The account `name` in the userdb, with the password for `service` ("imap", "pop3").
 
     Raises WrongCredentials where there is no such account, Temporary where the userdb cannot be used."""
+    path = f"{settings.directory}/userdb"
+    if not _exists(path) and available(settings) != ["authuserdb"]:
+        raise WrongCredentials("there is no userdb")  # as with Courier, whose lists often begin with authuserdb
     record = lookup(path, encode(name))
     if record is None:
         raise WrongCredentials("no such account")
     if b"\0" in record:
         raise Temporary("the account's record holds NUL")
-    return account(name, parse(record), service, default_options)
+    return account(name, parse(record), service, settings.default_options)
 
 
 def account(name: str, fields: "dict[str, str]", service: str, default_options: str) -> Account:
@@ -76,6 +82,18 @@ def lookup(path: str, name: bytes) -> "bytes | None":
         return _lookup_text(path, name)
     except OSError as error:
         raise Temporary(f"cannot read {error.filename or path}: {error.strerror}") from None
+
+
+def _exists(path: str) -> bool:
+    for file in (path, f"{path}.dat"):
+        try:
+            posix.stat(file)
+        except FileNotFoundError:
+            continue
+        except OSError:
+            pass  # whoever reads it says what is wrong
+        return True
+    return False
 
 
 def compiled_is_newer(path: str) -> bool:

@@ -1,12 +1,12 @@
-"""`proxyhelper accounts`: the userdb as a whole."""
+"""`proxyhelper accounts`: the account sources as a whole."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 import click
 
-from ..accounts.account import parse_options
-from ..accounts.listing import Record, records, size
+from ..accounts import available
+from ..accounts.listing import Listed, Record, length, of_source
 from ..failures import Temporary
 from ..routing import names_of_this_host, parse_mailhost, same_host, service_port
 from ..settings import Settings
@@ -18,22 +18,22 @@ THIS, OTHER, UNUSABLE = "this host", "another host", "cannot be a host"
 
 @dataclass
 class Census:
-    """The accounts of a userdb by their mailhost ("" for none), and what keeps a record from being one of them."""
+    """All accounts by their mailhost ("" for none), and what keeps a record from being one of them."""
 
     settings: Settings
     names: "dict[str, list[str]]" = field(default_factory=dict)
     first: "dict[str, tuple[str, int]]" = field(default_factory=dict)
     duplicates: "dict[str, list[tuple[str, int]]]" = field(default_factory=dict)
-    broken: "list[Record]" = field(default_factory=list)
+    broken: "list[Record | Listed]" = field(default_factory=list)
 
-    def take(self, record: Record) -> None:
+    def take(self, record: "Record | Listed") -> None:
         place = record.file, record.line
         if record.name and self.first.setdefault(record.name, place) != place:
             self.duplicates.setdefault(record.name, []).append(place)
         elif record.problem:
             self.broken.append(record)
         else:
-            options = parse_options(record.fields.get("options", ""), self.settings.default_options)
+            options = record.account(self.settings).options
             mailhost = options.get("mailhost", "").strip().lower().rstrip(".")
             self.names.setdefault(mailhost, []).append(record.name)
 
@@ -67,16 +67,17 @@ class Census:
 @click.option("--list", "with_names", is_flag=True, help="Print the names of all accounts, too.")
 @click.pass_obj
 def accounts(site: Site, as_json: bool, with_names: bool) -> None:
-    """Count the accounts of the userdb by mailhost.
+    """Count the accounts of all sources by mailhost.
 
     Accounts without a mailhost, names that occur twice and lines that are no record are named. `proxyhelper check` says
     what else is wrong.
     """
     census = Census(site.settings("imap"))
     try:
-        with progress("accounts", size(site.userdb)) as read:
-            for record in records(site.userdb, read):
-                census.take(record)
+        with progress("accounts", length(census.settings)) as read:
+            for module in available(census.settings):
+                for record in of_source(module, census.settings, read):
+                    census.take(record)
     except Temporary as failure:
         fail(str(failure), status_of(failure))
     if as_json:
@@ -87,7 +88,8 @@ def accounts(site: Site, as_json: bool, with_names: bool) -> None:
 
 def _print(site: Site, census: Census, with_names: bool) -> None:
     width = len(str(census.total))
-    click.echo(clean(f"{census.total} account{'s' * (census.total != 1)} in {site.userdb}"))
+    sources = ", ".join(_source_name(site, module) for module in available(census.settings))
+    click.echo(clean(f"{census.total} account{'s' * (census.total != 1)} in {sources}"))
     for mailhost, names in census.mailhosts:
         kind = census.kind(mailhost)
         click.echo(clean(f"  {len(names):{width}}  {mailhost}" + (f" ({kind})" if kind != OTHER else "")))
@@ -100,6 +102,10 @@ def _print(site: Site, census: Census, with_names: bool) -> None:
         say("warning", line)
     for line in _some([f"{record.place}: {record.problem}" for record in census.broken]):
         say("warning", line)
+
+
+def _source_name(site: Site, module: str) -> str:
+    return site.userdb if module == "authuserdb" else module
 
 
 def _print_names(names: "list[str]", width: int) -> None:
@@ -118,12 +124,12 @@ def _duplicates(census: Census) -> Iterator[str]:
 
 
 def _place(place: "tuple[str, int]") -> str:
-    return f"{place[0]} line {place[1]}"
+    return f"{place[0]} line {place[1]}" if place[1] else place[0]
 
 
 def _as_json(site: Site, census: Census, with_names: bool) -> "dict[str, object]":
     return {
-        "userdb": site.userdb,
+        "sources": [_source_name(site, module) for module in available(census.settings)],
         "accounts": census.total,
         "mailhosts": [_mailhost_as_json(census, *entry, with_names) for entry in census.mailhosts],
         "without_mailhost": census.without_mailhost,

@@ -9,7 +9,9 @@ def _names(text: str) -> "frozenset[str]":
 
 COMMON = _names(
     """
-    DEFAULTOPTIONS DEFDOMAIN DOMAINSEP LOGIN_FAIL_DELAY MAILDIRPATH PROXY_HOSTNAME PROXY_TIMEOUT PROXY_USER
+    DEFAULTOPTIONS DEFDOMAIN DOMAINSEP LDAPTLS_CACERT LDAPTLS_CERT LDAPTLS_KEY LDAPTLS_REQCERT LOGIN_FAIL_DELAY
+    MAILDIRPATH PROXY_ACCOUNT_TIMEOUT PROXY_AUTHMODULES PROXY_HOSTNAME PROXY_TIMEOUT PROXY_USER authdaemonvar
+    authmodulelist
     """
 )
 OWN = {
@@ -21,11 +23,12 @@ OWN = {
     ),
     "pop3": _names(
         """
-        POP3_PROXY POP3_PROXY_PORT POP3_TLS_REQUIRED
+        POP3AUTH POP3AUTH_TLS POP3_PROXY POP3_PROXY_PORT POP3_TLS_REQUIRED
         """
     ),
 }
 SERVICE_PREFIX = "AUTHSERVICE"  # and a port number
+LDAP_TLS_PREFIX = "LDAPTLS_"  # and the ends of those that COMMON names
 
 ENVIRONMENT_ONLY = frozenset({"IMAP_TLS", "POP3_TLS", "PROXYHELPER_CONFDIR"})
 """Facts about one connection or installation, which a file cannot know."""
@@ -49,8 +52,8 @@ COURIERS = {
     ),
     "pop3": _names(
         """
-        MIME_UNICODE_MESSAGE_TYPE POP3AUTH POP3AUTH_ORIG POP3AUTH_TLS POP3AUTH_TLS_ORIG POP3DSSLSTART POP3DSTART
-        POP3_LOG_DELETIONS POP3_STARTTLS
+        MIME_UNICODE_MESSAGE_TYPE POP3AUTH_ORIG POP3AUTH_TLS_ORIG POP3DSSLSTART POP3DSTART POP3_LOG_DELETIONS
+        POP3_STARTTLS
         """
     ),
     "both": _names(
@@ -63,8 +66,7 @@ COURIERS = {
     ),
     COMMON_FILE: _names(
         """
-        DEBUG_LOGIN LDAPTLS_CACERT LDAPTLS_CERT LDAPTLS_KEY LDAPTLS_REQCERT LOGGEROPTS authdaemonvar authmodulelist
-        authmodulelistorig daemons disablewebmail
+        DEBUG_LOGIN LOGGEROPTS authmodulelistorig daemons disablewebmail
         """
     ),
 }

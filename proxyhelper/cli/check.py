@@ -10,7 +10,7 @@ import click
 
 from ..settings import MAIN_FILES, Settings
 from . import activators
-from .checks import Finding, accounts, activation, assignments, files, mailhosts
+from .checks import Finding, accounts, activation, assignments, files, mailhosts, sources
 from .console import NO, PROTOCOLS, Site, clean, entries_option, json_option, print_json, say, served_port
 
 SHOWN = 5
@@ -49,8 +49,10 @@ def _examine(site: Site, entries: "list[activators.Entry]") -> "Iterable[tuple[s
     settings, findings = assignments.examine(site)
     yield "Settings", findings
     settings = {name: one for name, one in settings.items() if _is_served(site, one, entries)} or settings
-    yield "Files", files.examine(site)
-    survey, findings = accounts.examine(site, settings, ports)
+    yield "Files", files.examine(site, settings)
+    modules, findings = sources.examine(settings)
+    yield "Account sources", findings
+    survey, findings = accounts.examine(site, settings, ports, modules)
     yield "Accounts", findings
     yield "Mailhosts", mailhosts.examine(survey, settings, ports)
     yield "Activators", activation.examine(site, entries, survey, settings)

@@ -15,13 +15,12 @@ import click
 
 from .. import accounts
 from ..accounts.account import Account
-from ..accounts.passwords import matches
 from ..activation import Address
 from ..backend import is_temporary, quote, words
 from ..dialogue import imap_client, pop3_client
 from ..dialogue.events import BackendFault, Login, Reply
 from ..failures import BackendRefused, Failure, Temporary, WrongCredentials
-from ..login import check_options, could_be, reach_backend, with_domain
+from ..login import check_options, could_be, proof_of, reach_backend, with_domain
 from ..routing import decide
 from ..settings import Settings
 from ..text import encode
@@ -142,11 +141,11 @@ def _walk(walk: Walk, site: Site, settings: Settings, login: Login, entry: "acti
     if not could_be(encode(login.user)) or not could_be(login.password):
         raise WrongCredentials("not a name or password at all: empty, or with control characters")
     name = with_domain(login.user, settings)
-    account = _said_of(name, lambda: accounts.find(settings, settings.services.get(port) or settings.protocol, name))
+    service = settings.services.get(port) or settings.protocol
+    account = _said_of(name, lambda: accounts.find(settings, service, name))
     walk.done("account", f"{account.address} found")
     walk.begin("password")
-    if not matches(account.password, login.password):
-        raise WrongCredentials("wrong password" if account.password else "the account has none for this service")
+    account = accounts.authenticate(settings, service, name, proof_of(login))
     walk.done("password", "right")
     walk.begin("options")
     check_options(account, settings)

@@ -1,14 +1,27 @@
 """What can happen in a dialogue, besides that more bytes are needed."""
 
 
+class Cram:
+    """A challenge and the client's response to it (RFC 2195), both as they were before base64. `mechanism` is
+    "CRAM-MD5" or the like."""
+
+    __slots__ = ("challenge", "mechanism", "response")
+
+    def __init__(self, mechanism: str, challenge: bytes, response: bytes) -> None:
+        self.mechanism = mechanism
+        self.challenge = challenge
+        self.response = response
+
+
 class Login:
-    """The client has said who it is and proved it: a name and a password, neither yet looked at."""
+    """The client has said who it is and proved it: a name, and a password or `cram`, neither yet looked at."""
 
-    __slots__ = ("password", "user")
+    __slots__ = ("cram", "password", "user")
 
-    def __init__(self, user: bytes, password: bytes) -> None:
+    def __init__(self, user: bytes, password: bytes, cram: "Cram | None" = None) -> None:
         self.user = user.decode("utf-8", "surrogateescape")
         self.password = password
+        self.cram = cram
 
 
 class Logout:

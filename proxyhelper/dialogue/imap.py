@@ -8,6 +8,8 @@ from .server import BadCommand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .server import Step
 
 MAX_ID_FIELDS = 30  # RFC 2971 section 3.3
@@ -37,10 +39,16 @@ class Server(server.Server):
     }
     BAD = b"BAD "
 
-    def __init__(self, capabilities: "list[str]", login_allowed: bool) -> None:
-        super().__init__(CommandBuffer(), login_allowed)
+    def __init__(
+        self,
+        capabilities: "list[str]",
+        login_allowed: bool,
+        mechanisms: "list[str]",
+        new_challenge: "Callable[[], bytes]",
+    ) -> None:
+        super().__init__(CommandBuffer(), login_allowed, mechanisms, new_challenge)
         self.tag = b""
-        self._capability = capability(capabilities, login_allowed)
+        self._capability = capability(capabilities, login_allowed, mechanisms)
 
     def local_environment(self) -> "dict[str, str]":
         """What a local server is told of this dialogue; it writes the reply to the login itself."""

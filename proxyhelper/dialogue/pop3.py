@@ -3,12 +3,13 @@ UTF8 and LANG: RFC 6856)."""
 
 from . import server
 from .events import Logout
-from .greetings import MECHANISMS
 from .lines import LineBuffer
 from .server import BadCommand
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from .server import Step
 
 CAPABILITIES = (
@@ -38,8 +39,14 @@ class Server(server.Server):
     }
     BAD = b"-ERR "
 
-    def __init__(self, capabilities: "list[str]", login_allowed: bool) -> None:
-        super().__init__(LineBuffer(), login_allowed)
+    def __init__(
+        self,
+        capabilities: "list[str]",
+        login_allowed: bool,
+        mechanisms: "list[str]",
+        new_challenge: "Callable[[], bytes]",
+    ) -> None:
+        super().__init__(LineBuffer(), login_allowed, mechanisms, new_challenge)
         self._user: bytes | None = None
 
     def local_environment(self) -> "dict[str, str]":
@@ -47,7 +54,7 @@ class Server(server.Server):
         return {"PROTOCOL": "POP3", "UTF8": str(int(self.utf8))}
 
     def _capa(self, argument: bytes) -> "Step":
-        mechanisms = f"SASL {' '.join(MECHANISMS)}\r\n".encode() if self.login_allowed else b""
+        mechanisms = f"SASL {' '.join(self._mechanisms)}\r\n".encode() if self.login_allowed else b""
         return b"+OK Capability list follows.\r\n" + mechanisms + CAPABILITIES + b".\r\n", None
 
     def _user_command(self, argument: bytes) -> "Step":
@@ -64,7 +71,7 @@ class Server(server.Server):
 
     def _auth(self, argument: bytes) -> "Step":
         if not argument:
-            names = "".join(f"{name}\r\n" for name in MECHANISMS) if self.login_allowed else ""
+            names = "".join(f"{name}\r\n" for name in self._mechanisms) if self.login_allowed else ""
             return b"+OK Mechanisms follow.\r\n" + names.encode() + b".\r\n", None
         name, blank, initial = argument.partition(b" ")
         return self._authenticate(name, initial if blank else None)

@@ -1,14 +1,16 @@
-"""SASL mechanisms, the server's half: PLAIN (RFC 4616) and LOGIN (draft-murchison-sasl-login).
+"""SASL mechanisms, the server's half: PLAIN (RFC 4616), LOGIN (draft-murchison-sasl-login), CRAM-MD5 (RFC 2195) and,
+with other hashes in MD5's place, CRAM-SHA1 and CRAM-SHA256.
 
 A mechanism is stepped with each decoded response and returns the next challenge, or the Login once it is complete.
 What cannot be a login becomes one without a name, which is a failed login like any other.
 """
 
-from .events import Login
-from .greetings import MECHANISMS
+from .events import Cram, Login
+from .greetings import CRAM_MECHANISMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Protocol
 
     class Mechanism(Protocol):
@@ -46,13 +48,29 @@ class LoginMechanism:
         return Login(self._user, response)
 
 
-CLASSES: "dict[str, type[Plain] | type[LoginMechanism]]" = {"PLAIN": Plain, "LOGIN": LoginMechanism}
+class CramMechanism:
+    """A challenge, and name SP digest as the response. The challenge is used once."""
+
+    __slots__ = ("_challenge", "_name")
+
+    def __init__(self, name: str, challenge: bytes) -> None:
+        self._name = name
+        self._challenge = challenge
+
+    def step(self, response: "bytes | None") -> "bytes | Login":
+        if response is None:
+            return self._challenge
+        return Login(response.rpartition(b" ")[0], b"", Cram(self._name, self._challenge, response))
 
 
-def mechanism(name: bytes) -> "Mechanism | None":
-    """A new exchange of the mechanism `name`, or None where it is not offered."""
+def mechanism(name: bytes, offered: "list[str]", new_challenge: "Callable[[], bytes]") -> "Mechanism | None":
+    """A new exchange of the mechanism `name`, or None where it is not `offered`."""
     wanted = name.upper().decode("ascii", "replace")
-    return CLASSES[wanted]() if wanted in MECHANISMS else None
+    if wanted not in offered:
+        return None
+    if wanted in CRAM_MECHANISMS:
+        return CramMechanism(wanted, new_challenge())
+    return Plain() if wanted == "PLAIN" else LoginMechanism()
 
 
 def decode(line: bytes) -> bytes:

@@ -29,6 +29,8 @@ class Server:
     used at a time; the bytes behind it are not this object's business. After a Login, `refused` or `answered` make
     the reply; then the dialogue goes on.
 
+    `mechanisms` are those that are offered, `new_challenge` makes an unguessable one for each CRAM exchange.
+
     COMMANDS    name → handler(self, arguments)
     REPLIES     kind of failure → reply: the response codes of the protocol are nowhere else
     FAREWELLS   "unavailable", "timeout", "too long", "too many" → what is said before the connection is closed
@@ -39,8 +41,16 @@ class Server:
     FAREWELLS: "ClassVar[dict[str, bytes]]"
     BAD: "ClassVar[bytes]"
 
-    def __init__(self, commands: "CommandBuffer | LineBuffer", login_allowed: bool) -> None:
+    def __init__(
+        self,
+        commands: "CommandBuffer | LineBuffer",
+        login_allowed: bool,
+        mechanisms: "list[str]",
+        new_challenge: "Callable[[], bytes]",
+    ) -> None:
         self.login_allowed = login_allowed
+        self._mechanisms = mechanisms
+        self._new_challenge = new_challenge
         self.utf8 = False  # the client has switched to UTF-8 (POP3): the backend must be told before login
         self.prefix = b""  # of each reply to the current command
         self._commands = commands
@@ -103,11 +113,13 @@ class Server:
         return (b"", Login(user, password)) if self.login_allowed else (self.refused("insecure"), LoginRefused())
 
     def _authenticate(self, name: bytes, initial: "bytes | None") -> "Step":
-        mechanism = sasl.mechanism(name)
+        mechanism = sasl.mechanism(name, self._mechanisms, self._new_challenge)
         if mechanism is None:
             return self.refused("mechanism"), None
         if not self.login_allowed:
             return self.refused("insecure"), LoginRefused()
+        if initial is not None and isinstance(mechanism, sasl.CramMechanism):
+            raise BadCommand("This mechanism begins with a challenge.")
         self._mechanism = mechanism
         return self._step(None if initial is None else _decode(b"" if initial == b"=" else initial))  # RFC 4959
 

@@ -5,6 +5,7 @@ import resource
 import time
 
 import pytest
+from support import gdbm
 
 from proxyhelper.accounts import userdb
 from proxyhelper.accounts.listing import MAX_LINE, records, size
@@ -116,7 +117,7 @@ def test_others_may_read_it_and_it_is_listed(path):
 class TestCompiled:
     @pytest.fixture
     def compiled(self, path):
-        gnu = pytest.importorskip("dbm.gnu", reason="missing: Python's dbm.gnu (package python3-gdbm)")
+        gnu = gdbm()
         for name, entries in (
             ("", {b"u1": b"uid=1|mail=m", b"u2": b"uid=x"}),
             ("shadow", {b"u1": b"systempw=x", b"u3": b"imappw=y"}),

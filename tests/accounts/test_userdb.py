@@ -3,10 +3,12 @@
 import os
 
 import pytest
+from support import gdbm
 
 from proxyhelper.accounts import userdb
-from proxyhelper.accounts.userdb import find, lookup
+from proxyhelper.accounts.userdb import lookup
 from proxyhelper.failures import Temporary, WrongCredentials
+from proxyhelper.settings import Settings, Values
 
 RECORD = "uid=1000|gid=1001|home=/home/u1|mail=/mail/u1|quota=5S|systempw=sys|pop3pw=pop|options=mailhost=a.example,x=1"
 
@@ -14,6 +16,11 @@ RECORD = "uid=1000|gid=1001|home=/home/u1|mail=/mail/u1|quota=5S|systempw=sys|po
 @pytest.fixture
 def path(tmp_path):
     return str(tmp_path / "userdb")
+
+
+def find(path, service, name, default_options=""):
+    settings = Settings("imap", os.path.dirname(path), {}, Values({}, {"DEFAULTOPTIONS": default_options}))
+    return userdb.find(settings, service, name)
 
 
 def write(path, text, mode=0o600):
@@ -29,12 +36,12 @@ def test_account(path):
     assert (account.maildir, account.quota, account.password) == ("/mail/u1", "5S", b"sys")
     assert account.options == {"mailhost": "a.example", "x": "1", "disableimap": "1"}
     assert account.options_text() == "mailhost=a.example,x=1,disableimap=1"
-    assert find(path, "pop3", "u1@example.com", "").password == b"pop"
+    assert find(path, "pop3", "u1@example.com").password == b"pop"
 
 
 def test_empty_password_of_a_service_is_none(path):
     write(path, "u1\timappw=|systempw=sys\n")
-    assert find(path, "imap", "u1", "").password == b""
+    assert find(path, "imap", "u1").password == b""
 
 
 @pytest.mark.parametrize(
@@ -44,7 +51,7 @@ def test_empty_password_of_a_service_is_none(path):
 def test_names_that_are_not_there(path, name):
     write(path, f"# comment\t{RECORD}\nu1@example.com\t{RECORD}\nbroken line\n")
     with pytest.raises(WrongCredentials):
-        find(path, "imap", name, "")
+        find(path, "imap", name)
 
 
 @pytest.mark.parametrize("text", ["u1\ta=b", "u1\ta=b\n", "u1\ta=b\r\n", "x\ty\nu1\ta=b\nu1\tc=d\n", "\n\nu1\ta=b\n"])
@@ -104,7 +111,7 @@ def test_no_userdb_at_all(path):
 def test_values_that_cannot_be(path, field):
     write(path, f"u1\t{field}\n")
     with pytest.raises(Temporary):
-        find(path, "imap", "u1", "")
+        find(path, "imap", "u1")
 
 
 class TestCompiled:
@@ -112,7 +119,7 @@ class TestCompiled:
 
     @pytest.fixture
     def compiled(self, path):
-        gnu = pytest.importorskip("dbm.gnu", reason="missing: Python's dbm.gnu (package python3-gdbm)")
+        gnu = gdbm()
         for name, record in (("", b"uid=1|mail=m"), ("shadow", b"systempw=x")):
             with gnu.open(f"{path}{name}.dat", "n", 0o600) as database:
                 database[b"u1"] = record

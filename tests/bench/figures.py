@@ -1,4 +1,4 @@
-"""The figures. Each function measures both sides turn by turn, so that what else the machine does hits both alike."""
+"""The figures. Each function measures both sides turn by turn (those of the account sources: sources.py)."""
 
 from __future__ import annotations
 
@@ -7,13 +7,12 @@ import socket
 import subprocess
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass
 from statistics import mean, median
 
 from real.mail import Account
 from real.world import wait_until
 
-from . import processes
+from . import processes, sources
 from .client import Client
 from .report import Row
 from .stage import (
@@ -29,38 +28,9 @@ from .stage import (
     Stage,
     middle_and_end,
 )
+from .turns import GIGABYTE, Effort, in_turn, login, milliseconds
 
-GIGABYTE = 1_000_000_000
 IDLE_SESSIONS = 50
-
-
-@dataclass(frozen=True)
-class Effort:
-    """How often each thing is done."""
-
-    greetings: int
-    sessions: int
-    relays: int
-    round_trips: int
-    transfers: int
-    bytes: int
-    logins: int
-
-
-FULL = Effort(greetings=300, sessions=150, relays=40, round_trips=400, transfers=8, bytes=GIGABYTE, logins=100)
-QUICK = Effort(greetings=40, sessions=20, relays=11, round_trips=200, transfers=2, bytes=GIGABYTE // 2, logins=20)
-
-
-def in_turn(times: int, *measurements: Callable[[], float]) -> list[float]:
-    """The median of each measurement, all taken one after the other, so many times."""
-    for measure in measurements:
-        measure()
-    rounds = [[measure() for measure in measurements] for _ in range(times)]
-    return [median(taken) for taken in zip(*rounds, strict=True)]
-
-
-def milliseconds(seconds: float) -> str:
-    return f"{seconds * 1e3:.2f} ms"
 
 
 def logged_in(address: str, account: Account) -> Client:
@@ -185,13 +155,6 @@ def alone(program: str) -> None:
 def large_userdb(stage: Stage, effort: Effort) -> list[Row]:
     """The login command with 100,000 accounts, against 100. The bound is for the average account, in the middle."""
 
-    def login(address: str, account: Account) -> Callable[[], float]:
-        def measure() -> float:
-            with Client(address) as client:
-                return client.ask(f"LOGIN {account.name} {account.password}")
-
-        return measure
-
     rows = []
     bounds = {"middle": 1.5, "end": None}
     for (place, bound), few, many in zip(bounds.items(), middle_and_end(FEW), middle_and_end(MANY), strict=True):
@@ -208,6 +171,7 @@ FIGURES: dict[str, Callable[[Stage, Effort], list[Row]]] = {
     "bulk": bulk,
     "memory": memory,
     "userdb": large_userdb,
+    "sources": sources.figures,
 }
 
 

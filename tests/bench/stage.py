@@ -44,10 +44,16 @@ def middle_and_end(accounts: int) -> tuple[Account, Account]:
 class Stage:
     """How to start what is measured."""
 
+    directory: Path
     python: str
     program: str
     """The installed helper."""
-    configuration: Path
+    servers: ExitStack
+    """Whatever has been started, until the end."""
+
+    @property
+    def configuration(self) -> Path:
+        return self.directory / "etc"
 
     @property
     def helper(self) -> list[str]:
@@ -65,6 +71,26 @@ class Stage:
     def peer(self) -> str:
         """Courier's own counterpart."""
         return str(part("usr/lib/courier/courier/imaplogin"))
+
+    def room(self, name: str) -> Path:
+        """A new directory."""
+        (self.directory / name).mkdir()
+        return self.directory / name
+
+    def site(self, name: str, accounts: int = 0, **settings: str) -> Path:
+        """A configuration directory, with numbered accounts or the two that everyone knows."""
+        homes = self.directory / "homes"
+        configuration = configure(self.directory / name, [READER, HEAVY], homes, **SETTINGS, **settings)
+        if accounts:
+            write_userdb(configuration / "userdb", accounts)
+        return configuration
+
+    def listen(self, address: str, argv: list[str], configuration: Path) -> None:
+        """Run argv under couriertcpd."""
+        command = as_courier_starts("imap", configuration, couriertcpd(address, 143, argv))
+        environment = {"PROXYHELPER_CONFDIR": str(configuration)}
+        listener = listening(self.room(address), address, 143, command, environment, World())
+        self.servers.enter_context(listener)
 
 
 def interpreter(directory: Path) -> str:
@@ -92,31 +118,14 @@ def assembled(directory: Path, bin_directory: Path) -> Iterator[Stage]:
     program = bin_directory / "proxyhelper-imap"
     need(program.exists(), f"the installed program {program}")
     with ExitStack() as servers:
-
-        def room(name: str) -> Path:
-            (directory / name).mkdir()
-            return directory / name
-
-        def site(name: str, accounts: int = 0) -> Path:
-            """A configuration directory, with numbered accounts or the two that everyone knows."""
-            configuration = configure(directory / name, [READER, HEAVY], directory / "homes", **SETTINGS)
-            if accounts:
-                write_userdb(configuration / "userdb", accounts)
-            return configuration
-
-        def listen(address: str, argv: list[str], configuration: Path) -> None:
-            command = as_courier_starts("imap", configuration, couriertcpd(address, 143, argv))
-            environment = {"PROXYHELPER_CONFDIR": str(configuration)}
-            servers.enter_context(listening(room(address), address, 143, command, environment, World()))
-
-        stage = Stage(interpreter(bin_directory), str(program), site("etc"))
+        stage = Stage(directory, interpreter(bin_directory), str(program), servers)
         known = [READER, *middle_and_end(FEW), *middle_and_end(MANY)]
-        servers.enter_context(dovecot(room("dovecot"), DOVECOT, known))
+        servers.enter_context(dovecot(stage.room("dovecot"), DOVECOT, known))
         servers.enter_context(running([sys.executable, str(Path(__file__).with_name("pump.py")), PUMP]))
         wait_until(lambda: answers(PUMP, 143), "the pump does not answer")
-        servers.enter_context(courier(room("courier"), COURIER, site("courier-etc")))
-        listen(OURS, stage.helper, stage.configuration)
-        listen(BARE, stage.bare(PRINT_A_GREETING), stage.configuration)
-        listen(OURS_WITH_FEW, stage.helper, site("few", FEW))
-        listen(OURS_WITH_MANY, stage.helper, site("many", MANY))
+        servers.enter_context(courier(stage.room("courier"), COURIER, stage.site("courier-etc")))
+        stage.listen(OURS, stage.helper, stage.site("etc"))
+        stage.listen(BARE, stage.bare(PRINT_A_GREETING), stage.configuration)
+        stage.listen(OURS_WITH_FEW, stage.helper, stage.site("few", FEW))
+        stage.listen(OURS_WITH_MANY, stage.helper, stage.site("many", MANY))
         yield stage

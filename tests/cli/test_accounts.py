@@ -8,7 +8,7 @@ import subprocess
 import sys
 
 import pytest
-from support import CHECKOUT, Site, admin, wait_until
+from support import CHECKOUT, Site, admin, gdbm, wait_until
 
 HERE = socket.gethostname()
 
@@ -136,7 +136,7 @@ def test_unusable_settings(site: Site, run) -> None:
 
 
 def test_compiled_alone(site: Site, run) -> None:
-    gnu = pytest.importorskip("dbm.gnu", reason="missing: Python's dbm.gnu (package python3-gdbm)")
+    gnu = gdbm()
     site.userdb.unlink()
     for name in ("", "shadow"):
         with gnu.open(f"{site.userdb}{name}.dat", "n", 0o600) as database:

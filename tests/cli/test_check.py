@@ -45,7 +45,7 @@ def test_nothing_wrong(healthy: Site, check: Check) -> None:
         ("authdaemonrc", "authmodulelits=authuserdb", "authmodulelits", "authmodulelist"),
         ("imapd", "POP3_PROXY=1", "POP3_PROXY", "belongs in pop3d"),
         ("pop3d", "IMAP_PROXY_PORT=144", "IMAP_PROXY_PORT", "belongs in imapd"),
-        ("imapd", 'authmodulelist="authuserdb"', "authmodulelist", "belongs in authdaemonrc"),
+        ("imapd", "daemons=5", "daemons", "belongs in authdaemonrc"),
         ("imapd", "XYZZY=1", "XYZZY", "take the line out"),
     ],
 )
@@ -187,11 +187,17 @@ def test_service_names(healthy: Site, add: Add, check: Check) -> None:
 
 
 def test_absent_modules(healthy: Site, write_file: Callable[..., Path], check: Check) -> None:
-    write_file("authdaemonrc", 'authmodulelist="authuserdb authpam authldap"')
-    finding = check().one("authpam", "authldap")
+    write_file("authdaemonrc", 'authmodulelist="authuserdb authpam authcustom"')
+    finding = check().one("authpam", "authcustom")
     assert (finding.level, finding.setting, finding.line) == ("warning", "authmodulelist", 1)
-    assert "authuserdb," not in finding.what
-    assert "userdb" in finding.remedy
+    assert "authuserdb" not in finding.what
+    assert "PROXY_AUTHMODULES" in finding.remedy
+
+
+def test_no_module_is_available(healthy: Site, write_file: Callable[..., Path], check: Check) -> None:
+    write_file("authdaemonrc", 'authmodulelist="authpam"')
+    finding = check().one("no account module is available")
+    assert (finding.level, finding.section) == ("error", "account sources")
 
 
 def test_capabilities_of_no_imap_server(healthy: Site, add: Add, check: Check) -> None:
@@ -691,7 +697,7 @@ def test_sections_in_text(healthy: Site, run: Run, no_entries: Path) -> None:
     done = run("check", "--entries", no_entries)
     lines = done.stdout.splitlines()
     sections = [line for line in lines if line and not line.startswith(" ")]
-    assert sections[:-1] == ["Settings", "Files", "Accounts", "Mailhosts", "Activators"]
+    assert sections[:-1] == ["Settings", "Files", "Account sources", "Accounts", "Mailhosts", "Activators"]
     assert sections[-1] == f"{healthy.directory}: 0 errors, 0 warnings"
     assert (done.returncode, done.stderr) == (0, "")
 

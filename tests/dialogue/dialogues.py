@@ -2,6 +2,8 @@
 
 import base64
 
+SASL = {"mechanisms": ["PLAIN", "LOGIN"], "new_challenge": lambda: b"<1@front.example.com>"}
+
 
 def play(server, stream, size=1 << 16):
     """All that `server` says to a stream that comes in pieces of `size`, and the events on the way."""

@@ -3,6 +3,7 @@
 import random
 
 import pytest
+from dialogues import SASL
 
 from proxyhelper.dialogue import imap, pop3
 from proxyhelper.dialogue.events import Abuse, Logout
@@ -18,7 +19,7 @@ WORDS = [
 def test_garbage(protocol, seed):
     chance = random.Random(seed)
     for _ in range(50):
-        server = protocol.Server(["IMAP4rev1"], login_allowed=chance.random() < 0.8)
+        server = protocol.Server(["IMAP4rev1"], login_allowed=chance.random() < 0.8, **SASL)
         rest = b"".join(chance.choice(WORDS) for _ in range(chance.randrange(200)))
         size = chance.randrange(1, 50)
         event = None

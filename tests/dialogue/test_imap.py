@@ -1,7 +1,7 @@
 """IMAP before login, byte by byte."""
 
 import pytest
-from dialogues import b64, login_of, play
+from dialogues import SASL, b64, login_of, play
 
 from proxyhelper.dialogue.events import Abuse, LoginRefused, Logout, Reply
 from proxyhelper.dialogue.greetings import capability, greeting
@@ -10,7 +10,7 @@ from proxyhelper.dialogue.imap import Server
 
 @pytest.fixture
 def server():
-    return Server(["IMAP4rev1"], login_allowed=True)
+    return Server(["IMAP4rev1"], login_allowed=True, **SASL)
 
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 16])
@@ -101,8 +101,9 @@ def test_capability(server):
     ],
 )
 def test_capabilities(offered, secure, shown):
-    assert capability(offered.split(), secure) == shown.encode()
-    assert greeting("imap", offered.split(), secure).startswith(f"* OK [CAPABILITY {shown}] ".encode())
+    assert capability(offered.split(), secure, SASL["mechanisms"]) == shown.encode()
+    said = greeting("imap", offered.split(), secure, SASL["mechanisms"])
+    assert said.startswith(f"* OK [CAPABILITY {shown}] ".encode())
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_unknown_mechanism(server):
     "command", [b"a LOGIN u1 x\r\n", b"a AUTHENTICATE PLAIN\r\n", b"a AUTHENTICATE LOGIN dTE=\r\n"]
 )
 def test_no_login_without_the_tls_that_is_required(command):
-    said, (event,) = play(Server([], login_allowed=False), command)
+    said, (event,) = play(Server([], login_allowed=False, **SASL), command)
     assert said.startswith(b"a NO [PRIVACYREQUIRED] ")
     assert isinstance(event, LoginRefused)
 
@@ -168,7 +169,7 @@ def test_bad_commands_in_a_row_end_the_connection(server):
 
 
 def test_refused_logins_in_a_row_end_the_connection():
-    said, events = play(Server([], login_allowed=False), b"a LOGIN u1 x\r\n" * 10)
+    said, events = play(Server([], login_allowed=False, **SASL), b"a LOGIN u1 x\r\n" * 10)
     assert said.count(b"[PRIVACYREQUIRED]") == 10
     assert said.endswith(b"* BYE Too many commands or failed logins.\r\n")
     assert isinstance(events[-1], Abuse)

@@ -1,7 +1,7 @@
 """POP3 before login, byte by byte."""
 
 import pytest
-from dialogues import b64, login_of, play
+from dialogues import SASL, b64, login_of, play
 
 from proxyhelper.dialogue.events import Abuse, LoginRefused, Logout, Reply
 from proxyhelper.dialogue.greetings import greeting
@@ -10,11 +10,11 @@ from proxyhelper.dialogue.pop3 import Server
 
 @pytest.fixture
 def server():
-    return Server([], login_allowed=True)
+    return Server([], login_allowed=True, **SASL)
 
 
 def test_greeting():
-    assert greeting("pop3", [], True).startswith(b"+OK ")
+    assert greeting("pop3", [], True, []).startswith(b"+OK ")
 
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 16])
@@ -106,7 +106,7 @@ def test_quit(server):
 
 @pytest.mark.parametrize("command", [b"USER u1\r\n", b"AUTH PLAIN\r\n", b"AUTH LOGIN dTE=\r\n"])
 def test_no_login_without_the_tls_that_is_required(command):
-    server = Server([], login_allowed=False)
+    server = Server([], login_allowed=False, **SASL)
     said, (event,) = play(server, command)
     assert said.startswith(b"-ERR [SYS/PERM] ")
     assert isinstance(event, LoginRefused)
@@ -116,7 +116,7 @@ def test_no_login_without_the_tls_that_is_required(command):
 
 def test_bounds(server):
     assert isinstance(play(server, b"X\r\n" * 10)[1][-1], Abuse)
-    said, (event,) = play(Server([], login_allowed=True), b"PASS " + b"x" * 20000)
+    said, (event,) = play(Server([], login_allowed=True, **SASL), b"PASS " + b"x" * 20000)
     assert said.startswith(b"-ERR ")
     assert isinstance(event, Abuse)
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
-from support import admin, command, open_directory
+from support import admin, command, gdbm, open_directory
 
 from . import courier
 from .activators import ACTIVATORS, front
@@ -184,7 +184,7 @@ def test_remedy_of_a_loop_helps(area: Path, entries: Path) -> None:
 
 def test_compiled_userdb(backends: None, area: Path, entries: Path) -> None:
     """makeuserdb's form alone."""
-    pytest.importorskip("dbm.gnu")
+    gdbm()
     site = configure(area / "etc", [FAR], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
     userdb = site / "userdb"
     files = [f"{userdb}.dat", f"{userdb}shadow.dat", f"{userdb}.lock"]

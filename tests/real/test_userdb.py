@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from support import gdbm
 
 from .activators import couriertcpd, front
 from .clients import LOGIN, check_mailbox
@@ -57,7 +58,7 @@ def in_a_directory(configuration: Path) -> None:
 
 def compiled(configuration: Path) -> None:
     """The text is older and empty: only the compiled files have the accounts."""
-    pytest.importorskip("dbm.gnu")
+    gdbm()
     in_a_file(configuration)
     run([program("makeuserdb")], world=World(files={"/etc/courier": configuration}))
     (configuration / "userdb").write_text("")

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
-from support import admin
+from support import admin, gdbm
 
 from proxyhelper.accounts.passwords import matches
 from proxyhelper.accounts.userdb import lookup, parse
@@ -95,7 +95,7 @@ def test_record_without_a_field_left(path: Path, ours: Tool, theirs: Tool) -> No
 
 
 def test_compiled_from_what_ours_wrote(path: Path, ours: Tool) -> None:
-    pytest.importorskip("dbm.gnu")
+    gdbm()
     ours("set", NAME, "uid=1000", "options=mailhost=servera.example.com")
     ours("passwd", NAME, text="secret\n")
     expected = fields(path)

@@ -16,6 +16,8 @@ from ..console import Site, progress
 from ..forms import form_of
 from . import Finding
 
+Entry = listing.Record | listing.Listed
+
 
 @dataclass
 class Survey:
@@ -42,12 +44,12 @@ class Surveyor:
         self._unproxied: Counter[str] = Counter()
         self._of_record: list[Finding] = []
 
-    def take(self, record: listing.Record) -> None:
+    def take(self, record: Entry) -> None:
         self._of_record = []
         self._take_once(record)
         self.findings += dict.fromkeys(self._of_record)  # once, where both protocols find the same
 
-    def _take_once(self, record: listing.Record) -> None:
+    def _take_once(self, record: Entry) -> None:
         if record.problem:
             self._add("error", record, f"{record.name or 'a line'}: {record.problem}", "mend or delete the line")
             return
@@ -68,9 +70,9 @@ class Surveyor:
             remedy = f"set {name}=1"
             self.findings.append(Finding("error", what, remedy, setting=name))
 
-    def _take(self, record: listing.Record, settings: Settings) -> None:
+    def _take(self, record: Entry, settings: Settings) -> None:
         protocol = settings.protocol
-        account = userdb.account(record.name, record.fields, protocol, settings.default_options)
+        account = record.account(settings)
         if is_true(account.options.get(f"disable{protocol}", "")):
             return
         if with_domain(record.name, settings) != record.name:
@@ -78,7 +80,9 @@ class Surveyor:
                 f"{record.name} is never looked for: DEFDOMAIN makes {with_domain(record.name, settings)} of that name"
             )
             self._add("warning", record, what, "give it the name with its domain")
-        if not account.password:
+        if isinstance(record, listing.Listed):
+            pass  # no password is listed
+        elif not account.password:
             what = f"{record.name} has neither {protocol}pw nor systempw: no login"
             self._add("note", record, what, "proxyhelper userdb passwd NAME")
         elif not form_of(decode(account.password)):
@@ -92,7 +96,7 @@ class Surveyor:
         else:
             self._take_here(record, account, settings, route)
 
-    def _take_here(self, record: listing.Record, account: Account, settings: Settings, route: Route) -> None:
+    def _take_here(self, record: Entry, account: Account, settings: Settings, route: Route) -> None:
         if not settings.proxy and _is_elsewhere(account, settings):
             self._unproxied[settings.protocol] += 1
             return
@@ -118,7 +122,7 @@ class Surveyor:
                 self._routes[key] = failure
         return self._routes[key]
 
-    def _add(self, level: str, record: listing.Record, what: str, remedy: str, setting: str = "") -> None:
+    def _add(self, level: str, record: Entry, what: str, remedy: str, setting: str = "") -> None:
         self._of_record.append(Finding(level, what, remedy, record.file, record.line, setting))
 
 
@@ -131,19 +135,28 @@ def _is_elsewhere(account: Account, settings: Settings) -> bool:
     return not any(same_host(host, name) for name, _ in names_of_this_host(settings))
 
 
-def examine(site: Site, settings: "dict[str, Settings]", ports: "dict[str, str]") -> "tuple[Survey, list[Finding]]":
-    """`ports`: what clients come to, by protocol."""
+def examine(
+    site: Site, settings: "dict[str, Settings]", ports: "dict[str, str]", modules: "list[str]"
+) -> "tuple[Survey, list[Finding]]":
+    """`ports`: what clients come to, by protocol; `modules`: those that answer."""
     surveyor = Surveyor(settings, ports)
-    try:
-        with progress("accounts", listing.size(site.userdb)) as read:
-            for record in listing.records(site.userdb, read):
-                surveyor.take(record)
-        surveyor.finish()
-        surveyor.findings += _forms(site)
-    except (Temporary, OSError) as failure:
-        remedy = "no account can log in until it can be read" if os.geteuid() == 0 else "run this command as root"
-        surveyor.findings.append(Finding("error", str(failure), remedy))
+    for one in list(settings.values())[:1]:  # both protocols have the same sources
+        for module in modules:
+            try:
+                _survey(surveyor, module, one)
+            except (Temporary, OSError) as failure:
+                remedy = "its accounts cannot log in until it can" if os.geteuid() == 0 else "run this command as root"
+                surveyor.findings.append(Finding("error", str(failure), remedy))
+        if "authuserdb" in modules:
+            surveyor.findings += _forms(site)
+    surveyor.finish()
     return surveyor.survey, surveyor.findings
+
+
+def _survey(surveyor: Surveyor, module: str, settings: Settings) -> None:
+    with progress("accounts", listing.length(settings) if module == "authuserdb" else 0) as read:
+        for record in listing.of_source(module, settings, read):
+            surveyor.take(record)
 
 
 def _forms(site: Site) -> Iterator[Finding]:
@@ -151,7 +164,11 @@ def _forms(site: Site) -> Iterator[Finding]:
     text, compiled = site.userdb, f"{site.userdb}.dat"
     if not os.path.exists(compiled) or not os.path.exists(text):
         return
-    if userdb.compiled_is_newer(text):
+    try:
+        is_newer = userdb.compiled_is_newer(text)
+    except (Temporary, OSError):
+        return  # the files' section has said so
+    if is_newer:
         yield Finding("note", f"accounts are read from {compiled}, which is newer than {text}")
     else:
         what = f"{text} is newer than {compiled} or Python has no dbm.gnu: accounts are read from the text"

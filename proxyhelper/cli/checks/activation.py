@@ -48,7 +48,7 @@ def _listener(entry: Entry, settings: "Settings | None", is_broken: bool) -> Ite
             remedy = f"start {entry.activator}, or let it read this entry"
             yield _finding(entry, "warning", f"nothing answers on {where}: {words(error)}", remedy)
             return
-        expected = greeting(entry.protocol, settings.capabilities, settings.login_allowed)
+        expected = greeting(entry.protocol, settings.capabilities, settings.login_allowed, settings.mechanisms)
         if said != expected and not entry.environment and not is_broken:
             shown = said[:80].decode(errors="backslashreplace").strip()
             yield _finding(entry, "error", f"not the helper answers on {where}: {shown}", "stop what listens there")

@@ -4,6 +4,7 @@ import difflib
 import os
 from collections.abc import Iterator
 
+from ...accounts import SOURCES
 from ...failures import Temporary
 from ...privileges import proxy_person
 from ...settings import COMMON_FILE, MAIN_FILES, ConfigurationError, Settings, Values, assign, is_true, lines
@@ -11,8 +12,8 @@ from .. import catalogue
 from ..console import PROTOCOLS, Site
 from . import Finding
 
+MODULE_LISTS = ("authmodulelist", "PROXY_AUTHMODULES")
 FALSE = ("", "0", "n", "f")  # how a value begins that clearly means no
-MODULES = ("authuserdb",)
 
 
 class Reader:
@@ -120,9 +121,9 @@ def _judge(file: str, path: str, line: int, setting: str, value: str) -> Iterato
         yield warning(f"{setting} is unknown and does nothing", _suggestion(setting, file))
     elif setting in catalogue.FLAGS and not is_true(value) and value.strip().lower()[:1] not in FALSE:
         yield warning(f"{setting}={value} counts as 0", "write 1 or 0")
-    elif setting == "authmodulelist" and (missing := [module for module in value.split() if module not in MODULES]):
-        names = ", ".join(missing)
-        yield warning(f"not available here: {names}; accounts come from the userdb alone", "put them in the userdb")
+    elif setting in MODULE_LISTS and (missing := [module for module in value.split() if module not in SOURCES]):
+        what = f"account modules not available here: {', '.join(missing)}"
+        yield warning(what, f"set PROXY_AUTHMODULES to those that are: {' '.join(SOURCES)}")
 
 
 def _suggestion(setting: str, file: str) -> str:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from ...accounts import userdb
 from ...failures import Temporary
-from ...settings import COMMON_FILE, MAIN_FILES
+from ...settings import COMMON_FILE, MAIN_FILES, Settings
 from ..console import Site
 from . import Finding
 
@@ -16,14 +16,15 @@ SECRET_FILES = ("authldaprc", "authmysqlrc", "authpgsqlrc")  # they hold the pas
 OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 
 
-def examine(site: Site) -> Iterator[Finding]:
+def examine(site: Site, settings: "dict[str, Settings]") -> Iterator[Finding]:
     directory = Path(site.directory)
     for path in (directory, *(directory / name for files in MAIN_FILES.values() for name in files)):
         yield from _judge(path, OTHERS_WRITE, "others may write it, and send users and their passwords elsewhere")
     yield from _judge(directory / COMMON_FILE, OTHERS_WRITE, "others may write it")
     for name in SECRET_FILES:
         yield from _judge(directory / name, stat.S_IRWXO, "it holds a password, and others may read it")
-    yield from _userdb(site.userdb)
+    if not settings or any("authuserdb" in one.modules for one in settings.values()):
+        yield from _userdb(site.userdb)
 
 
 def _judge(path: Path, forbidden: int, what: str) -> Iterator[Finding]:

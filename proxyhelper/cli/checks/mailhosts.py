@@ -136,7 +136,7 @@ def _agree(answer: Answer, settings: Settings) -> str:
 
 
 def _is_ourselves(answer: Answer, settings: Settings, served_port: str) -> bool:
-    words = greeting(answer.protocol, settings.capabilities, settings.login_allowed)
+    words = greeting(answer.protocol, settings.capabilities, settings.login_allowed, settings.mechanisms)
     return str(answer.port) == served_port and answer.greeting == words
 
 
