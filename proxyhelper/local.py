@@ -94,7 +94,7 @@ def _person(account: "Account") -> privileges.Person:
         raise Temporary(
             f"only root can become the account's uid {account.uid}, and this process runs as {posix.geteuid()}"
         )
-    return privileges.Person(account.uid, account.gid, account.groups or [account.gid])
+    return privileges.Person(account.uid, account.gid, [group for group in account.groups if group] or [account.gid])
 
 
 def _enter_home(home: str) -> None:

@@ -43,6 +43,7 @@ def serve(settings: "Settings", command: "list[str]", environment: "dict[str, st
     """Serve the client, who has been greeted; `command` and `environment` are the local server's. Returns the exit
     status."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would end in a traceback
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some supervisors leave it, no child could be waited for
     journal = log.Log(log.choose_sink(environment), settings.protocol, settings.tls)
     try:
         connection = activation.inspect(environment)

@@ -7,7 +7,7 @@ import marshal
 
 from ..descriptors import POLLIN, is_ready
 from ..failures import Temporary, WrongCredentials
-from ..interpreter import posix
+from ..interpreter import posix, signal
 from .account import Account
 
 TYPE_CHECKING = False
@@ -16,7 +16,9 @@ if TYPE_CHECKING:
     from typing import Any
 
 SECONDS = 60.0
-"""For a source that keeps none of its own deadlines."""
+"""For all that one source is asked: LDAP_TIMEOUT and the like are for each of its servers and steps."""
+MAX_MEMORY = 256 << 20
+"""Bytes of address space, for the answer of a database that does not end."""
 MAX_ANSWER = 1 << 20
 CHUNK = 1 << 16
 REFUSALS = {"WrongCredentials": WrongCredentials, "Temporary": Temporary}
@@ -49,6 +51,7 @@ def _begin(question: "Callable[[], Account]") -> "tuple[int, int]":
         posix.close(writing)
         raise Temporary(f"no process for an account source: {error.strerror}") from None
     if child == 0:
+        posix.close(reading)
         _answer(question, writing)
     posix.close(writing)
     return child, reading
@@ -57,6 +60,7 @@ def _begin(question: "Callable[[], Account]") -> "tuple[int, int]":
 def _answer(question: "Callable[[], Account]", writing: int) -> None:
     """The child's part: it writes its answer and ends."""
     try:
+        _bound()
         null = posix.open("/dev/null", posix.O_RDWR)
         for descriptor in (0, 1):  # the client's
             posix.dup2(null, descriptor)
@@ -65,6 +69,17 @@ def _answer(question: "Callable[[], Account]", writing: int) -> None:
             answer = answer[posix.write(writing, answer) :]
     finally:
         posix._exit(0)
+
+
+def _bound() -> None:
+    """The child outlives its parent, and takes memory, so far and no further."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    limits = [limit for limit in (soft, hard, MAX_MEMORY) if limit != resource.RLIM_INFINITY]
+    resource.setrlimit(resource.RLIMIT_AS, (min(limits), hard))
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(int(SECONDS) + 1)
 
 
 def _outcome(question: "Callable[[], Account]") -> "tuple[str, Any]":
@@ -86,7 +101,7 @@ def _read(reading: int) -> bytes:
         answer += data
         if len(answer) > MAX_ANSWER:
             raise Temporary(f"an account source gave over {MAX_ANSWER} bytes")
-    raise Temporary(f"an account source did not answer within {SECONDS:.0f} s")
+    raise Temporary(f"an account source did not answer within {SECONDS:.0f} s, whatever its own timeouts allow")
 
 
 def _told(answer: bytes) -> Account:

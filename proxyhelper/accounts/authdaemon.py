@@ -101,7 +101,8 @@ def _fields(lines: "list[bytes]") -> "dict[str, str]":
     for line in lines:
         name, equals, value = decode(line).partition("=")
         if not equals or name in fields or not NOT_IN_A_LINE.isdisjoint(line):
-            raise Temporary(f"authdaemond answers with a line {name[:20]!r} that is none, or is there twice")
+            which = repr(name[:20]) if equals else "without a name"  # it may be the rest of a password
+            raise Temporary(f"authdaemond answers with a line {which} that is none, or is there twice")
         fields[name] = value
     return fields
 
@@ -151,12 +152,16 @@ def _answer(settings: "Settings", request: bytes, *, is_listing: bool = False) -
     """The lines of the answer up to `.`, or `FAIL`. Raises Temporary.
 
     Bounds of time and size are for the whole answer, or for each piece of a listing."""
+    from struct import pack
+
     path, seconds = f"{settings.authdaemon}/socket", settings.account_timeout
     connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     try:
-        connection.settimeout(seconds)
         deadline = time.monotonic() + seconds
+        # Not by settimeout: without blocking, a queue that is full is an error at once.
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, pack("ll", seconds, 0))
         connection.connect(path)
+        connection.settimeout(seconds)
         connection.sendall(request)
         pending, size = b"", 0
         while True:

@@ -43,14 +43,14 @@ def statement(clause: str, values: "Mapping[str, str]", dialect: Dialect) -> "li
         part = clause[at:end]
         if OPEN in part and kind != CODE:
             part = _bound(clause, at, end, kind, values, dialect)
-        if kind == STRING and beside is not None and (isinstance(part, Value) or isinstance(beside, Value)):
+        if (kind == STRING or isinstance(part, Value)) and beside is not None and Value in (type(part), type(beside)):
             raise ValueError("two strings side by side, one with a placeholder: write one string")
         if isinstance(part, Value):
             parts += part, ""
         else:
             parts[-1] += part
         if not part.isspace() or kind != CODE:
-            beside = part if kind == STRING else None
+            beside = part if kind == STRING or isinstance(part, Value) else None
         at = end
     return parts
 

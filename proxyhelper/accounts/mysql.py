@@ -46,6 +46,7 @@ LOST = {2006, 2013, 2055}
 UNREACHABLE = {2002, 2003, 2005}
 SYNTAX_ERROR = 1064
 NO_TLS = 2026
+IN_CLEAR = (b"mysql_clear_password", b"dialog")
 
 
 def find(settings: "Settings", service: str, name: str) -> "Account":
@@ -100,7 +101,7 @@ def _connect(source: "Source") -> "Connection":
     server = source.text("SERVER", "localhost")
     by_socket = server == "localhost"
     tls = None if by_socket else _tls(source)
-    return _connection_class(encrypted=tls is not None)(
+    return _connection_class(encrypted=tls is not None, is_private=by_socket or tls is not None)(
         host=server,
         port=source.number("PORT", 65535) or 3306,
         unix_socket=source.text("SOCKET", DEFAULT_SOCKET) if by_socket else None,
@@ -119,21 +120,27 @@ def _connect(source: "Source") -> "Connection":
     )
 
 
-def _connection_class(encrypted: bool) -> "Any":
-    """pymysql's; before its version 1.2 it goes on in the clear where the server, or who stands between, has no TLS."""
+def _connection_class(encrypted: bool, is_private: bool) -> "Any":
+    """pymysql's, less trusting: before its version 1.2 it goes on in the clear where the server, or who stands between,
+    has no TLS, and it sends the password in clear to whoever asks for it so."""
     from pymysql import connections
     from pymysql.constants import CLIENT
     from pymysql.err import OperationalError
 
     plain: Any = connections.Connection
 
-    class Encrypted(plain):  # type: ignore[misc]
+    class Careful(plain):  # type: ignore[misc]
         def _get_server_information(self) -> None:
             super()._get_server_information()
-            if not self.server_capabilities & CLIENT.SSL:
+            if encrypted and not self.server_capabilities & CLIENT.SSL:
                 raise OperationalError(NO_TLS, "the server has no TLS, and a MYSQL_SSL_ setting asks for it")
 
-    return Encrypted if encrypted else plain
+        def _process_auth(self, plugin_name: bytes, auth_packet: object) -> object:
+            if not is_private and plugin_name in IN_CLEAR:
+                raise OperationalError(NO_TLS, "the server asks for MYSQL_PASSWORD in clear, and there is no TLS")
+            return super()._process_auth(plugin_name, auth_packet)
+
+    return Careful
 
 
 def _tls(source: "Source") -> "ssl.SSLContext | None":
@@ -210,7 +217,7 @@ def _leave(connection: "Connection") -> None:
 
 def _failure(source: "Source", error: Exception, name: str) -> "Temporary | WrongCredentials":
     code = error.args[0] if error.args and isinstance(error.args[0], int) else 0
-    text = f"{error.args[1] if code and len(error.args) > 1 else error or type(error).__name__}"
+    text = f"{error.args[1] if code and len(error.args) > 1 else str(error) or type(error).__name__}"
     server = f"MySQL at {source.text('SERVER', 'localhost')}"
     if code in NOT_IN_CHARACTER_SET and not name.isascii():
         return WrongCredentials("no such account")

@@ -98,6 +98,7 @@ def _parameters(source: "Source") -> "dict[str, Any]":
         raise source.failure("PGSQL_CONNECTION is no conninfo: write NAME=value NAME='value with blanks' …") from None
     if source.text("DATABASE"):
         parameters.setdefault("dbname", source.text("DATABASE"))
+    parameters.setdefault("gssencmode", "disable")  # libpq would look for root's Kerberos tickets below /tmp
     if source.text("CHARACTER_SET"):
         parameters["client_encoding"] = source.text("CHARACTER_SET")
     return parameters
@@ -127,7 +128,8 @@ def _waiting(source: "Source") -> "Callable[[Connection], None]":
         while (state := connection.poll()) != POLL_OK:
             ready = poll()
             ready.register(connection.fileno(), POLLIN if state == POLL_READ else POLLOUT)
-            if not ready.poll(max(0, end - monotonic()) * 1000):
+            left = end - monotonic()
+            if left <= 0 or not ready.poll(left * 1000):
                 raise source.failure(f"PostgreSQL takes over {source.timeout} s (PROXY_ACCOUNT_TIMEOUT)")
 
     return wait

@@ -86,3 +86,16 @@ def nothing_left():
     assert len(os.listdir("/proc/self/fd")) == descriptors
     with pytest.raises(ChildProcessError):
         os.waitpid(-1, os.WNOHANG)
+
+
+def test_memory_has_a_bound():
+    with pytest.raises(Temporary, match="MemoryError"):
+        apart.ask(lambda: bytes(2 * apart.MAX_MEMORY) and ACCOUNT)
+
+
+def test_supervisor_that_ignores_the_end_of_children(site, greeted):
+    """`waitpid` would fail, after the answer is there."""
+    env = {"PROXY_AUTHMODULES": "authmysql", "LOGIN_FAIL_DELAY": "0"}
+    session = greeted(env=env, wrapped=["env", "--ignore-signal=CHLD"])
+    session.send(b"a LOGIN u1 secret\r\n")
+    assert session.line().startswith(b"a NO [UNAVAILABLE]")

@@ -180,6 +180,10 @@ class TestAccount:
         made = site(LDAP_AUXOPTIONS="a=x,b=z,c=w")
         assert made.account("u1", Entry(a="1", b="2")).options == {"x": "1", "z": "2", "y": "2"}
 
+    def test_an_attribute_is_one_option(self, site):
+        with pytest.raises(Temporary, match="comma"):
+            site(LDAP_AUXOPTIONS="a=group,b=disableimap").account("u1", Entry(a="g,disableimap=0", b="1"))
+
 
 def test_unknown_settings_of_tls(tmp_path):
     from proxyhelper.accounts.ldap.transport import tls_context

@@ -338,3 +338,10 @@ def test_every_setting_of_the_shipped_files_is_known():
 )
 def test_hosts_of_a_conninfo_are_tried_in_turn(given, expected):
     assert pgsql._servers(given) == expected
+
+
+@pytest.mark.parametrize("clause", ["SELECT e'a'\n$(local_part)", "SELECT $(local_part)\r'b'"])
+def test_bare_placeholder_beside_a_string(clause):
+    """PostgreSQL makes one string of two on lines of their own, by the first one's rules."""
+    with pytest.raises(ValueError, match="side by side"):
+        statement(clause, NAMED, PGSQL)

@@ -96,6 +96,8 @@ class _Asked:
         from .session import InvalidCredentials
 
         entry = self.entry_of(name)
+        if not entry.dn:  # binding to it would be anonymous, whatever the password
+            raise Temporary(f"{self._uri}: the entry has an empty DN, which LDAP_AUTHBIND cannot use")
         try:
             with self.session((entry.dn, password)):
                 return entry

@@ -85,7 +85,7 @@ class Site:
             maildir=entry.text(self._attribute("MAILDIR")),
             quota=entry.text(self._attribute("MAILDIRQUOTA")),
             options=parse_options(
-                ",".join(f"{option}={value}" for option, value in options if value), self._default_options
+                ",".join(f"{option}={_single(value)}" for option, value in options if value), self._default_options
             ),
         )
 
@@ -173,3 +173,10 @@ def number(text: str, kind: str, where: str) -> int:
         return pwd.getpwnam(text).pw_uid if kind == "UID" else grp.getgrnam(text).gr_gid
     except (KeyError, ValueError):
         raise Temporary(f"{where}: {text!r} is neither a number up to {MAX_ID} nor a name on this host") from None
+
+
+def _single(value: str) -> str:
+    """The value of one option, which is no other's. Raises Temporary."""
+    if "," in value:
+        raise Temporary(f"an attribute of LDAP_AUXOPTIONS holds a comma, {value!r}: it would be another option")
+    return value
