@@ -9,7 +9,7 @@ from ..accounts.account import Account
 from ..failures import Failure, WrongCredentials
 from ..login import check_options, with_domain
 from ..routing import Route, decide
-from ..settings import ConfigurationError, load
+from ..settings import ConfigurationError, Settings, load
 from ..text import decode
 from .console import PROTOCOLS, Site, clean, fail, json_option, print_json, served_port, status_of
 from .forms import form_of
@@ -36,12 +36,18 @@ class Found:
             self.account = accounts.find(settings, settings.services.get(port) or protocol, self.name)
             self.route = decide(self.account, settings, port)
             check_options(self.account, settings)
-            if not self.account.password:
+            if not _is_provable(self.account, settings):
                 raise WrongCredentials("the account has no password for this service")
         except Failure as failure:
             self.failure = failure
         except ConfigurationError as error:
             self.failure = Misconfigured(str(error))
+
+
+def _is_provable(account: Account, settings: Settings) -> bool:
+    """Whether there is a password to be right; a source that checks proofs itself need not show it."""
+    checks_itself = any(hasattr(accounts.source(module), "authenticate") for module in accounts.available(settings))
+    return checks_itself or bool(account.password or account.cleartext)
 
 
 @click.command()
@@ -77,7 +83,7 @@ def _fields(account: Account) -> "dict[str, object]":
     """What an account has, without what proves it."""
     fields = {
         "address": account.address,
-        "password": form_of(decode(account.password)) or "in an unknown form" if account.password else "none",
+        "password": _form(account),
         "uid": account.uid,
         "gid": account.gid,
         "home": account.home,
@@ -86,6 +92,12 @@ def _fields(account: Account) -> "dict[str, object]":
         "options": account.options_text(),
     }
     return {name: value for name, value in fields.items() if value not in (None, "")}
+
+
+def _form(account: Account) -> str:
+    if account.cleartext:
+        return "in cleartext"
+    return form_of(decode(account.password)) or "in an unknown form" if account.password else "none"
 
 
 def _way(one: Found) -> str:

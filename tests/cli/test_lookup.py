@@ -280,3 +280,12 @@ def test_colours_on_a_terminal(site: Site, on_terminal: Callable[..., tuple[int,
     site.account("u1", mailhost="servera.example")
     assert "\x1b[1mIMAP" in on_terminal("lookup", "u1")[1]
     assert "\x1b[" not in on_terminal("lookup", "u1", env={"NO_COLOR": "1"})[1]
+
+
+def test_source_that_checks_proofs_itself(site: Site, lookup: Run) -> None:
+    """It need not show what it checks: no account of it is without a password here."""
+    (site.directory / "authdaemonrc").write_text('authmodulelist="authuserdb authdaemon"\n')
+    site.account("u1", "", mailhost="servera.example", systempw="")
+    done = lookup("u1")
+    assert done.returncode == 0
+    assert values(done)["password"] == "none"
