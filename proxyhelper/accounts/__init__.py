@@ -35,13 +35,17 @@ def authenticate(settings: "Settings", service: str, name: str, proof: "Proof") 
     for module in _modules(settings):
         try:
             if module in DRIVERS:
-                from .apart import ask
-
-                return ask(lambda: _ask(module, settings, service, name, proof))  # noqa: B023 it is asked at once
+                return _ask_apart(module, settings, service, name, proof)
             return _ask(module, settings, service, name, proof)
         except WrongCredentials as refusal:
             refusals.append(refusal)
     raise _summary(refusals)
+
+
+def _ask_apart(module: str, settings: "Settings", service: str, name: str, proof: "Proof") -> "Account":
+    from .apart import ask
+
+    return ask(lambda: _ask(module, settings, service, name, proof))
 
 
 def _ask(module: str, settings: "Settings", service: str, name: str, proof: "Proof") -> "Account":

@@ -6,6 +6,11 @@ MAX_ID = 0xFFFFFFFE
 """Of a uid or gid. One more is -1, which setresuid(2) takes for "leave it as it is"."""
 
 
+def is_id(value: str) -> bool:
+    """Whether `value` is a uid or gid in digits."""
+    return value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= MAX_ID
+
+
 class Account:
     """An account as its source gives it.
 

@@ -10,7 +10,7 @@ import time
 from ..failures import Temporary, WrongCredentials
 from ..interpreter import posix, socket
 from ..text import decode, encode
-from .account import MAX_ID, Account, parse_options
+from .account import MAX_ID, Account, is_id, parse_options
 from .proofs import Password
 
 TYPE_CHECKING = False
@@ -129,7 +129,7 @@ def _ids(fields: "dict[str, str]") -> "tuple[int | None, int | None, list[int] |
 def _number(name: str, value: str) -> "int | None":
     if not value:
         return None
-    if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= MAX_ID):
+    if not is_id(value):
         raise Temporary(f"authdaemond gives {name}={value!r}, which is not a number from 0 to {MAX_ID}")
     return int(value)
 

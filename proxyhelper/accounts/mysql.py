@@ -4,7 +4,7 @@ What the client typed is sent as a hexadecimal literal of the connection's chara
 sql_mode (NO_BACKSLASH_ESCAPES, ANSI_QUOTES) nor a character set can change where it ends.
 """
 
-from ..failures import Failure, Temporary, WrongCredentials
+from ..failures import WrongCredentials
 from ..text import encode
 from . import sql
 from .clause import Dialect
@@ -12,9 +12,10 @@ from .clause import Dialect
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import ssl
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from typing import Any
 
+    from ..failures import Failure, Temporary
     from ..settings import Settings
     from .account import Account
     from .sql import Source
@@ -53,17 +54,9 @@ def find(settings: "Settings", service: str, name: str) -> "Account":
     """Raises WrongCredentials, Temporary."""
     source = sql.Source(settings, PREFIX)
     sql.check_name(name)
-    try:
-        connection = _connect(source)
-        try:
-            query = sql.query_for(source, _dialect(connection), service, name)
-            row = _first_row(connection, _with_deadline(source, connection, _rendered(connection, query)))
-        finally:
-            connection.close()
-    except Failure:
-        raise
-    except Exception as error:  # pymysql lets what it meets in nonsense through: IndexError, struct.error …
-        raise _failure(source, error, name) from None
+    with sql.connected(source, _connect, _leave, _failure_for(name)) as connection:
+        query = sql.query_for(source, _dialect(connection), service, name)
+        row = _first_row(connection, _with_deadline(source, connection, _rendered(connection, query)))
     return sql.account(source, row, settings.default_options)
 
 
@@ -72,22 +65,14 @@ def accounts(settings: "Settings") -> "Iterator[Account]":
     from pymysql.cursors import SSCursor
 
     source = sql.Source(settings, PREFIX)
-    try:
-        connection = _connect(source)
-        try:
-            cursor: Any = SSCursor(connection)
-            cursor.execute(_rendered(connection, sql.query_for_all(source, _dialect(connection))))
-            while row := cursor.fetchone():
-                account = sql.listed(source, _bytes(row), settings.default_options)
-                if account is not None:
-                    yield account
-            cursor.close()
-        finally:
-            _leave(connection)
-    except Failure:
-        raise
-    except Exception as error:
-        raise _failure(source, error, "") from None
+    with sql.connected(source, _connect, _leave, _failure_for("")) as connection:
+        cursor: Any = SSCursor(connection)
+        cursor.execute(_rendered(connection, sql.query_for_all(source, _dialect(connection))))
+        while row := cursor.fetchone():
+            account = sql.listed(source, _bytes(row), settings.default_options)
+            if account is not None:
+                yield account
+        cursor.close()
 
 
 def _connect(source: "Source") -> "Connection":
@@ -213,6 +198,10 @@ def _leave(connection: "Connection") -> None:
         connection._result.unbuffered_active = False
     if connection.open:
         connection.close()
+
+
+def _failure_for(name: str) -> "Callable[[Source, Exception], Failure]":
+    return lambda source, error: _failure(source, error, name)
 
 
 def _failure(source: "Source", error: Exception, name: str) -> "Temporary | WrongCredentials":

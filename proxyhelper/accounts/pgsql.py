@@ -3,7 +3,7 @@
 What the client typed is quoted by libpq, which knows the server's character set and string syntax.
 """
 
-from ..failures import Failure, Temporary, WrongCredentials
+from ..failures import Temporary, WrongCredentials
 from . import sql
 from .clause import Dialect
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from typing import Any
 
+    from ..failures import Failure
     from ..settings import Settings
     from .account import Account
     from .sql import Source
@@ -34,40 +35,24 @@ def find(settings: "Settings", service: str, name: str) -> "Account":
     """Raises WrongCredentials, Temporary."""
     source = sql.Source(settings, PREFIX)
     sql.check_name(name)
-    try:
-        connection = _connect(source)
-        try:
-            connection.autocommit = True
-            query = _rendered(connection, sql.query_for(source, _dialect(connection), service, name))
-            row = _first_row(connection, b"SET LOCAL statement_timeout = %d; " % (source.timeout * 1000) + query)
-        finally:
-            connection.close()
-    except Failure:
-        raise
-    except Exception as error:
-        raise _failure(source, error, name) from None
+    with sql.connected(source, _connect, _leave, _failure_for(name)) as connection:
+        connection.autocommit = True
+        query = _rendered(connection, sql.query_for(source, _dialect(connection), service, name))
+        row = _first_row(connection, b"SET LOCAL statement_timeout = %d; " % (source.timeout * 1000) + query)
     return sql.account(source, row, settings.default_options)
 
 
 def accounts(settings: "Settings") -> "Iterator[Account]":
     """Every account, some at a time as a cursor of the server gives them."""
     source = sql.Source(settings, PREFIX)
-    try:
-        connection = _connect(source)
-        try:
-            cursor = connection.cursor(name="accounts")
-            cursor.itersize = ROWS_AT_ONCE
-            cursor.execute(_rendered(connection, sql.query_for_all(source, _dialect(connection))))
-            for row in cursor:
-                account = sql.listed(source, _bytes(connection, row), settings.default_options)
-                if account is not None:
-                    yield account
-        finally:
-            connection.close()
-    except Failure:
-        raise
-    except Exception as error:
-        raise _failure(source, error, "") from None
+    with sql.connected(source, _connect, _leave, _failure_for("")) as connection:
+        cursor = connection.cursor(name="accounts")
+        cursor.itersize = ROWS_AT_ONCE
+        cursor.execute(_rendered(connection, sql.query_for_all(source, _dialect(connection))))
+        for row in cursor:
+            account = sql.listed(source, _bytes(connection, row), settings.default_options)
+            if account is not None:
+                yield account
 
 
 def _connect(source: "Source") -> "Connection":
@@ -177,6 +162,14 @@ def _value(value: "Any", codec: str) -> bytes:
     if value is None:
         return b""
     return bytes(value) if isinstance(value, memoryview) else str(value).encode(codec)
+
+
+def _leave(connection: "Connection") -> None:
+    connection.close()
+
+
+def _failure_for(name: str) -> "Callable[[Source, Exception], Failure]":
+    return lambda source, error: _failure(source, error, name)
 
 
 def _failure(source: "Source", error: Exception, name: str) -> "Temporary | WrongCredentials":

@@ -3,15 +3,18 @@
 Courier's names begin with MYSQL or PGSQL in one file and the other, and mean the same but for the connection's.
 """
 
-from ..failures import Temporary, WrongCredentials
+from contextlib import contextmanager
+
+from ..failures import Failure, Temporary, WrongCredentials
 from ..text import decode, encode
-from .account import MAX_ID, Account, parse_options
+from .account import MAX_ID, Account, is_id, parse_options
 from .clause import Value, statement
 from .rcfile import load
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterator, Sequence
+    from typing import Any
 
     from ..settings import Settings
     from .clause import Dialect
@@ -70,6 +73,27 @@ class Source:
         if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= high):
             raise self.failure(f"{self.prefix}_{name} is {value!r}, and must be a number from 0 to {high}")
         return int(value)
+
+
+@contextmanager
+def connected(
+    source: Source,
+    connect: "Callable[[Source], Any]",
+    leave: "Callable[[Any], object]",
+    failure: "Callable[[Source, Exception], Failure]",
+) -> "Iterator[Any]":
+    """A connection by `connect`, left by `leave`. What goes wrong on it, and is no Failure, is what `failure` makes of
+    it: drivers let what they meet in nonsense through (IndexError, struct.error …)."""
+    try:
+        connection = connect(source)
+        try:
+            yield connection
+        finally:
+            leave(connection)
+    except Failure:
+        raise
+    except Exception as error:
+        raise failure(source, error) from None
 
 
 def query_for(source: Source, dialect: "Dialect", service: str, name: str) -> "list[str]":
@@ -156,7 +180,7 @@ def _number(source: Source, texts: "dict[str, str]", column: str) -> "int | None
     value = texts.get(column, "")
     if not value:
         return None
-    if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= MAX_ID):
+    if not is_id(value):
         raise source.failure(f"{column} of {texts['username']!r} is {value!r}: not a number from 0 to {MAX_ID}")
     return int(value)
 

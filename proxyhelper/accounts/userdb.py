@@ -10,7 +10,7 @@ from ..failures import Temporary, WrongCredentials
 from ..interpreter import posix
 from ..text import decode, encode
 from . import available
-from .account import MAX_ID, Account, parse_options
+from .account import MAX_ID, Account, is_id, parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def number(fields: "dict[str, str]", name: str) -> "int | None":
     value = fields.get(name, "")
     if not value:
         return None
-    if not (value.isascii() and value.isdigit() and len(value) <= 10 and int(value) <= MAX_ID):
+    if not is_id(value):
         raise Temporary(f"userdb field {name}={value!r} is not a number from 0 to {MAX_ID}")
     return int(value)
 

@@ -4,7 +4,7 @@ from ...failures import Temporary
 from ...settings import is_true
 from ...text import encode
 from .. import rcfile
-from ..account import MAX_ID, Account, parse_options
+from ..account import MAX_ID, Account, is_id, parse_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -164,7 +164,7 @@ def mapped(emailmap: str, name: str) -> str:
 
 def number(text: str, kind: str, where: str) -> int:
     """A uid or gid by number or name. Raises Temporary."""
-    if text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= MAX_ID:
+    if is_id(text):
         return int(text)
     import grp
     import pwd

@@ -4,7 +4,7 @@ import re
 
 import click
 
-from ...accounts.account import MAX_ID, parse_options
+from ...accounts.account import MAX_ID, is_id, parse_options
 from ...failures import Temporary
 from ...login import could_be
 from ...routing import parse_mailhost
@@ -42,7 +42,7 @@ def check_value(field: str, value: str) -> None:
 
 
 def _check_id(field: str, value: str) -> None:
-    if not (value.isascii() and value.isdigit() and len(value) <= 10 and 0 < int(value) <= MAX_ID):
+    if not (is_id(value) and int(value) > 0):
         raise click.UsageError(f"{field}={value!r} is not a number from 1 to {MAX_ID}; no mailbox is served as root")
 
 
