@@ -60,12 +60,13 @@ async def perform(port: int) -> bool:
     telling = asyncio.create_task(tell(port, live))
     stopping = asyncio.create_task(stop.wait())
     await asyncio.wait({telling, stopping}, return_when=asyncio.FIRST_COMPLETED)
+    came_to_the_log = live.is_set()
     while not telling.done():
         telling.cancel()  # Python 3.11's wait_for may lose one; another signal does not disturb the tidying up
         await asyncio.wait({telling}, timeout=TIDYING_SECONDS)
     if not telling.cancelled():
         telling.result()
-    return live.is_set()
+    return came_to_the_log
 
 
 def watch_reader(loop: asyncio.AbstractEventLoop, stop: asyncio.Event) -> None:
