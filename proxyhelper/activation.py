@@ -37,13 +37,17 @@ class Address:
 
 
 class Connection:
-    """The client's end (`peer`) and ours (`local`) of the connection on fd 0 and 1."""
+    """The connection on fd 0 and 1: the client's end (`peer`), and ours as the client knows it (`local`); both may be
+    far away where somebody trusted stands in between. `served`: where this service itself can be reached, what the
+    kernel says first. `secure`: behind TLS."""
 
-    __slots__ = ("local", "peer")
+    __slots__ = ("local", "peer", "secure", "served")
 
-    def __init__(self, peer: Address, local: Address) -> None:
+    def __init__(self, peer: Address, local: Address, secure: bool = False) -> None:
         self.peer = peer
         self.local = local
+        self.served = [local]
+        self.secure = secure
 
 
 def inspect(environment: "Mapping[str, str]") -> Connection:
@@ -104,12 +108,13 @@ def _told_local(environment: "Mapping[str, str]") -> Address:
 def _told(environment: "Mapping[str, str]", ip_name: str, port_name: str) -> "Address | None":
     ip = plain_ip(environment.get(ip_name, ""))
     port = environment.get(port_name, "")
-    if not _is_ip(ip):
+    if not is_ip(ip):
         return None
     return Address(ip, port if port.isascii() and port.isdigit() and len(port) <= 5 else "")
 
 
-def _is_ip(text: str) -> bool:
+def is_ip(text: str) -> bool:
+    """Whether `text` is an IPv4 or IPv6 address."""
     for family in INTERNET:
         try:
             socket.inet_pton(family, text)

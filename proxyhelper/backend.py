@@ -1,22 +1,26 @@
 """Reach a mailhost and log in there.
 
-One deadline covers resolving, every address of the host, and the greeting; another the replies to the login.
+One deadline covers resolving, every address of the host, TLS and the greeting; another the replies to the login.
 """
 
 import time
 
 from .activation import Address, plain_ip
 from .dialogue.events import BackendFault, Reply
+from .ends import Closed, SocketEnd, TimedOut
 from .failures import BackendRefused, Failure, Loop, Temporary
 from .interpreter import posix, socket
-from .text import decode
+from .text import decode, words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Any
 
     from .dialogue import imap_client, pop3_client
+    from .ends import End
+    from .interpreter import ssl
+    from .tls import Channel
 
     Client = imap_client.Client | pop3_client.Client
     Tell = Callable[[str, str], None]  # is told each step that is done: its name, and what came of it
@@ -43,28 +47,47 @@ class Lost(Temporary):
 
 
 class Backend:
-    """A connection on which the user is logged in, and the reply that belongs to the client."""
+    """A connection on which the user is logged in, the TLS it is behind, if any, and the reply that belongs to the
+    client."""
 
-    __slots__ = ("name", "reply", "socket")
+    __slots__ = ("channel", "name", "reply", "socket")
 
-    def __init__(self, name: str, connected: socket.socket, reply: Reply) -> None:
+    def __init__(self, name: str, connected: socket.socket, channel: "Channel | None", reply: Reply) -> None:
         self.name = name
         self.socket = connected
+        self.channel = channel
         self.reply = reply
 
 
 class Target:
-    """A mailhost to log in to, and what tells us that it is ourselves: the address that is `served` to our client, and
-    the names of `this_host`."""
+    """A mailhost to log in to.
 
-    __slots__ = ("host", "port", "served", "this_host", "timeout")
+    tls          as in Settings.proxy_tls, with its `context` where there is any
+    header       what is sent first: nothing, or a PROXY header
+    served       addresses of this very service, and `this_host` the names of its host: a loop ends there
+    """
 
-    def __init__(self, host: str, port: int, timeout: float, served: Address, this_host: str) -> None:
+    __slots__ = ("context", "header", "host", "port", "served", "this_host", "timeout", "tls")
+
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        timeout: float,
+        served: "Sequence[Address]" = (),
+        this_host: str = "",
+        tls: str = "no",
+        context: "ssl._SSLContext | None" = None,
+        header: bytes = b"",
+    ) -> None:
         self.host = host
         self.port = port
         self.timeout = timeout
         self.served = served
         self.this_host = this_host
+        self.tls = tls
+        self.context = context
+        self.header = header
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -130,70 +153,110 @@ def resolve(host: str, port: int) -> "list[Place]":
 def _log_in_at(
     place: "Place", target: Target, client: "Client", password: bytes, deadline: float, tell: "Tell"
 ) -> Backend:
-    family, address = place
+    connected = _connect(place, deadline)
+    ip = place[1][0]
+    tell("connection", f"{ip} port {target.port}")
+    talk = Conversation(SocketEnd(connected), client, target, tell)
     try:
-        connected = socket.socket(family, socket.SOCK_STREAM)
-    except OSError as error:  # an IPv6 address, and no IPv6 here
-        raise Lost(f"{address[0]}: {words(error)}") from None
-    try:
-        _connect(connected, address, deadline)
-        tell("connection", f"{address[0]} port {target.port}")
         _guard_against_loop(connected, target)
-        reply = _converse(connected, client, deadline, tell)
+        reply = talk.run(deadline)
         if not reply.accepted:
             raise BackendRefused(f"backend {target} refused: {quote(reply.verdict, password)}", reply)
     except BackendFault as fault:
         connected.close()
         said = f": {quote(fault.said, password)}" if fault.said else ""
-        raise _failure(f"{address[0]}: {fault}{said}", target, lost=fault.goodbye) from None
-    except OSError as error:
+        raise _failure(f"{ip}: {fault}{said}", target, lost=fault.goodbye) from None
+    except (Closed, TimedOut) as error:
         connected.close()
-        lost = client.state == "greeting" or not isinstance(error, TimeoutError)
-        raise _failure(f"{address[0]}: no {client.state}: {words(error)}", target, lost) from None
+        lost = talk.step == "greeting" or isinstance(error, Closed)
+        raise _failure(f"{ip}: no {talk.step}: {words(error)}", target, lost) from None
     except Failure:
         connected.close()
         raise
-    return Backend(str(target), connected, reply)
+    return Backend(str(target), connected, talk.channel, reply)
 
 
 def _failure(what: str, target: Target, lost: bool) -> Temporary:
     return Lost(what) if lost else Temporary(f"backend {target}: {what}")
 
 
-def _connect(connecting: socket.socket, address: "Any", deadline: float) -> None:
-    connecting.settimeout(_remaining(deadline))
+def _connect(place: "Place", deadline: float) -> socket.socket:
+    family, address = place
     try:
+        connecting = socket.socket(family, socket.SOCK_STREAM)
+    except OSError as error:  # an IPv6 address, and no IPv6 here
+        raise Lost(f"{address[0]}: {words(error)}") from None
+    try:
+        connecting.settimeout(max(deadline - time.monotonic(), 0.001))
         connecting.connect(address)
     except OSError as error:
+        connecting.close()
         raise Lost(f"{address[0]}: {words(error)}") from None
+    return connecting
 
 
 def _guard_against_loop(connected: socket.socket, target: Target) -> None:
     """Raises Loop where the backend is this host on the port that is served. Where the kernel has connected different
     addresses of this host, the next helper sees it: its client has come to the address that it is to connect to."""
     own, peer = connected.getsockname()[:2], connected.getpeername()[:2]
-    ours = (plain_ip(own[0]), target.served.ip)
-    if plain_ip(peer[0]) in ours and str(peer[1]) == target.served.port:
-        raise Loop(
-            f"mailhost {target} is {peer[0]}, this very service, but this host knows itself as {target.this_host}: "
-            "make the mailhost option, PROXY_HOSTNAME or the host name agree"
-        )
+    for served in target.served:
+        if plain_ip(peer[0]) in (plain_ip(own[0]), served.ip) and str(peer[1]) == served.port:
+            raise Loop(
+                f"mailhost {target} is {peer[0]}, this very service, but this host knows itself as {target.this_host}: "
+                "make the mailhost option, PROXY_HOSTNAME or the host name agree"
+            )
 
 
-def _converse(connected: socket.socket, client: "Client", deadline: float, tell: "Tell") -> Reply:
-    """Speak `client` until the backend has decided. Raises BackendFault, OSError."""
-    while client.reply is None:
-        state = client.state
-        connected.settimeout(_remaining(deadline))
-        data = connected.recv(CHUNK)
-        if not data:
-            raise BackendFault(f"closed the connection in place of a {state}", goodbye=True)
-        if to_send := client.feed(data):
-            connected.sendall(to_send)
-        if client.state != state:
-            tell(state, "received")
-            deadline = time.monotonic() + REPLY_SECONDS
-    return client.reply
+class Conversation:
+    """`client` speaking to a backend over `end`, until that has decided. `step` is what is waited for now, `channel`
+    the TLS that has begun."""
+
+    def __init__(self, end: "SocketEnd", client: "Client", target: Target, tell: "Tell" = keep_quiet) -> None:
+        self.step = client.state
+        self.channel: Channel | None = None
+        self._end: End = end
+        self._under = end
+        self._client = client
+        self._target = target
+        self._tell = tell
+
+    def run(self, deadline: float) -> Reply:
+        """`deadline` is for the greeting and TLS. Raises BackendFault, Closed, TimedOut."""
+        client = self._client
+        if self._target.header:
+            self._under.send(self._target.header, deadline)
+        if self._target.tls == "yes":
+            self._begin_tls(deadline)
+        while client.reply is None:
+            self.step = state = client.state
+            data = self._end.receive(deadline)
+            if not data:
+                raise BackendFault(f"closed the connection in place of a {state}", goodbye=True)
+            self._send(client.feed(data), deadline)
+            if client.wants_tls:
+                self._begin_tls(deadline)
+                self._send(client.secured(), deadline)
+            if client.state != state:
+                self._tell(state, "received")
+                deadline = time.monotonic() + REPLY_SECONDS
+        return client.reply
+
+    def _send(self, data: bytes, deadline: float) -> None:
+        if data:
+            self._end.send(data, deadline)
+
+    def _begin_tls(self, deadline: float) -> None:
+        from .tls import Channel, HandshakeFailed, TlsEnd
+
+        self.step = "TLS handshake"
+        assert self._target.context
+        self.channel = Channel(self._target.context, server_side=False, peer_name=self._target.host.rstrip("."))
+        self._end = end = TlsEnd(self._under, self.channel)
+        try:
+            end.shake_hands(deadline)
+        except HandshakeFailed as failure:
+            raise BackendFault(f"TLS failed: {failure}", goodbye=True) from None
+        self._tell("TLS", f"{self.channel.version()}, {self.channel.cipher()}")
 
 
 def quote(said: bytes, password: bytes) -> str:
@@ -202,17 +265,3 @@ def quote(said: bytes, password: bytes) -> str:
     if password in said or escaped in said:
         return "(not shown: it repeats the password)"
     return decode(said[:MAX_QUOTED].rstrip())
-
-
-def _remaining(deadline: float) -> float:
-    seconds = deadline - time.monotonic()
-    if seconds <= 0:
-        raise TimeoutError
-    return seconds
-
-
-def words(error: BaseException) -> str:
-    """What went wrong, as people say it."""
-    if isinstance(error, TimeoutError):
-        return "timed out"
-    return getattr(error, "strerror", None) or str(error)

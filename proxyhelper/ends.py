@@ -1,44 +1,55 @@
-"""The client's end until the login: what is read is what the dialogue uses, the bytes behind it stay in the kernel.
+"""The ends of connections until the login, the client's and the backend's. Deadlines are of time.monotonic.
 
-Whoever comes after the dialogue, local server or relay, finds them there. A socket is read with MSG_PEEK and consumed
-to the end of each command; a pipe, which cannot be peeked, byte by byte. Deadlines are of time.monotonic.
+Of what a client says in clear, no more is read than the dialogue uses; whoever comes after it, local server, relay or
+TLS, finds the bytes behind it in the kernel. A socket is read with MSG_PEEK and consumed to the end of each command; a
+pipe, which cannot be peeked, byte by byte. (The end of a client behind TLS: tls.py.)
 """
 
 import time
 
 from .descriptors import POLLIN, POLLOUT, is_ready, is_socket, same_file
 from .interpreter import posix, socket
+from .text import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeVar
+    from typing import TypeAlias, TypeVar
+
+    from .tls import TlsEnd
 
     Result = TypeVar("Result")
 
 PEEK = 4096
-DISCARD = 65536
+CHUNK = 65536
 PIPE_WRITE = 4096
 """A pipe that poll calls writable takes this many bytes (PIPE_BUF) without blocking."""
 
 
 class Closed(Exception):
-    """The client is gone."""
+    """The peer is gone; the text says how, where that is known."""
 
 
 class TimedOut(Exception):
     """The deadline has passed."""
 
+    def __str__(self) -> str:
+        return "timed out"
+
 
 class SocketEnd:
-    """One socket on fd 0 and 1."""
+    """A connected socket."""
 
-    def __init__(self) -> None:
-        self._socket = socket.socket(fileno=posix.dup(0))  # a copy: fd 0 itself outlives this object
+    def __init__(self, connected: socket.socket) -> None:
+        self._socket = connected
 
     def peek(self, deadline: float) -> bytes:
         """The bytes at hand, b"" behind the last. Raises TimedOut, Closed."""
         return self._within(deadline, lambda: self._socket.recv(PEEK, socket.MSG_PEEK))
+
+    def receive(self, deadline: float) -> bytes:
+        """As peek, but the bytes are gone then."""
+        return self._within(deadline, lambda: self._socket.recv(CHUNK))
 
     def consume(self, count: int) -> None:
         """Drop bytes that were peeked at. Raises Closed."""
@@ -51,6 +62,10 @@ class SocketEnd:
                 raise Closed  # somebody else has read from the connection
             count -= taken
 
+    def rest(self) -> bytes:
+        """What has been read, and not consumed: nothing, it is still in the kernel."""
+        return b""
+
     def send(self, data: bytes, deadline: float) -> None:
         """All of `data`. Raises TimedOut, Closed."""
         self._within(deadline, lambda: self._socket.sendall(data))
@@ -60,7 +75,7 @@ class SocketEnd:
         resets the connection, and a reset takes our last words from the client."""
         try:
             self._socket.shutdown(socket.SHUT_WR)
-            while self._within(deadline, lambda: self._socket.recv(DISCARD)):
+            while self.receive(deadline):
                 pass
         except (OSError, Closed, TimedOut):
             pass  # it has gone, or had its time
@@ -71,8 +86,8 @@ class SocketEnd:
             return act()
         except TimeoutError:
             raise TimedOut from None
-        except OSError:
-            raise Closed from None
+        except OSError as error:
+            raise Closed(words(error)) from None
 
 
 class PipeEnd:
@@ -80,14 +95,18 @@ class PipeEnd:
 
     def peek(self, deadline: float) -> bytes:
         """The next byte, b"" behind the last. Raises TimedOut, Closed."""
-        _wait(0, POLLIN, deadline)
-        try:
-            return posix.read(0, 1)
-        except OSError:
-            raise Closed from None
+        return self._read(1, deadline)
+
+    def receive(self, deadline: float) -> bytes:
+        """The bytes at hand, b"" behind the last. Raises TimedOut, Closed."""
+        return self._read(CHUNK, deadline)
 
     def consume(self, count: int) -> None:
         """Nothing is left to drop: `peek` has read its one byte."""
+
+    def rest(self) -> bytes:
+        """What has been read, and not consumed: nothing."""
+        return b""
 
     def finish(self, deadline: float) -> None:
         """Nothing is to be done: what was written to a pipe stays there."""
@@ -98,17 +117,27 @@ class PipeEnd:
             _wait(1, POLLOUT, deadline)
             try:
                 data = data[posix.write(1, data[:PIPE_WRITE]) :]
-            except OSError:
-                raise Closed from None
+            except OSError as error:
+                raise Closed(words(error)) from None
+
+    def _read(self, size: int, deadline: float) -> bytes:
+        _wait(0, POLLIN, deadline)
+        try:
+            return posix.read(0, size)
+        except OSError as error:
+            raise Closed(words(error)) from None
 
 
 if TYPE_CHECKING:
-    End = SocketEnd | PipeEnd
+    InClear: TypeAlias = SocketEnd | PipeEnd
+    End: TypeAlias = SocketEnd | PipeEnd | TlsEnd
 
 
-def client_end() -> "End":
-    """The end on fd 0 and 1."""
-    return SocketEnd() if is_socket(0) and same_file(0, 1) else PipeEnd()
+def client_end() -> "InClear":
+    """The client's, on fd 0 and 1."""
+    if is_socket(0) and same_file(0, 1):
+        return SocketEnd(socket.socket(fileno=posix.dup(0)))  # a copy: fd 0 itself outlives the object
+    return PipeEnd()
 
 
 def _wait(descriptor: int, event: int, deadline: float) -> None:

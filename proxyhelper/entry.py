@@ -1,4 +1,5 @@
-"""Greet first: what is done before the client has its greeting, and what it needs is imported. `session` goes on."""
+"""Greet first: what is done before the client has its greeting, and what it needs is imported. `session` goes on; it
+greets, too, where something comes before that: a PROXY header, TLS."""
 
 from . import settings
 from .dialogue.greetings import greeting
@@ -23,7 +24,8 @@ def main(protocol: str, arguments: "list[str]") -> int:
     environment = settings.environment()
     try:
         configured = settings.load(protocol, environment)
-        posix.write(1, greeting(protocol, configured.capabilities, configured.login_allowed, configured.mechanisms))
+        if configured.greets_first():
+            posix.write(1, greeting(protocol, configured.offer(configured.tls)))
     except Exception as error:
         from .session import give_up
 

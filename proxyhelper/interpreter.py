@@ -9,11 +9,14 @@ import posix
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket as socket
+    import _ssl as ssl
     import ctypes
     import signal
+    from collections.abc import Callable
     from types import ModuleType
+    from typing import Any
 
-__all__ = ["compare_digest", "crypt", "digest", "posix", "signal", "socket"]
+__all__ = ["compare_digest", "crypt", "decode_certificate", "digest", "posix", "signal", "socket", "ssl"]
 
 HASH_MODULES = {
     "md5": ("_md5", "hashlib"),
@@ -25,8 +28,8 @@ LIBCRYPT_NAMES = ("libcrypt.so.1", "libcrypt.so.2", None)  # None: the C library
 
 
 def __getattr__(name: str) -> "ModuleType":
-    """The modules `socket` and `signal`, imported when they are first asked for."""
-    if name not in ("signal", "socket"):
+    """The modules `socket`, `signal` and `ssl`, imported when they are first asked for."""
+    if name not in ("signal", "socket", "ssl"):
         raise AttributeError(name)
     return __import__(f"_{name}")
 
@@ -51,6 +54,14 @@ def import_driver(name: str) -> None:
         if place not in sys.path:
             sys.path.append(place)
     __import__(name)
+
+
+def decode_certificate(path: str) -> "dict[str, Any]":
+    """The first certificate in a PEM file, as SSLSocket.getpeercert() has it. Raises OSError."""
+    import _ssl
+
+    decode: Callable[[str], dict[str, Any]] = getattr(_ssl, "_test_decode_cert")  # noqa: B009  as typeshed lacks it
+    return decode(path)
 
 
 def compare_digest(one: bytes, other: bytes) -> bool:

@@ -6,11 +6,12 @@ A Python parent leaves traces that a C server does not expect; none of them may 
 import stat
 
 from . import privileges
+from .descriptors import POLLIN, is_ready
 from .failures import Disabled, Temporary
-from .interpreter import posix, signal
+from .interpreter import posix, signal, socket
 from .log import SYSLOG
 from .settings import INHERITED
-from .text import encode
+from .text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -21,7 +22,10 @@ if TYPE_CHECKING:
     from .log import Log
     from .settings import Settings
 
-ACTIVATION_VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES")
+ACTIVATION_VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "PROXY_TLS_WRAP")
+START_SECONDS = 30.0
+"""For a child to become the account's user, enter its home and exec the local server."""
+MAX_REPORT = 4096
 LOGGERS = (
     ("/usr/sbin/courierlogger", "-name={ident}", "-facility=mail"),
     ("/usr/bin/logger", "-t", "{ident}", "-p", "mail.info"),
@@ -32,12 +36,65 @@ class ExecFailed(Exception):
     """The local server could not be run, and this process is the account's user already: it can only end."""
 
 
-def run(
+def start(
     command: "list[str]", account: "Account", environment: "dict[str, str]", settings: "Settings", log: "Log"
+) -> "tuple[int, int]":
+    """Run `command` as a child, where this process has to stay with the client's TLS. Returns its process id, and the
+    descriptor that is connected to its fd 0 and 1. Raises Disabled or Temporary."""
+    ours, theirs = socket.socketpair()
+    reading, writing = posix.pipe2(posix.O_CLOEXEC)
+    child = posix.fork()
+    if child == 0:
+        _run_reporting(writing, theirs.fileno(), command, account, environment, settings, log)
+    theirs.close()
+    posix.close(writing)
+    report = posix.read(reading, MAX_REPORT) if is_ready(reading, POLLIN, START_SECONDS) else b"temporary timed out"
+    posix.close(reading)
+    if not report:  # closed by the exec
+        return child, ours.detach()
+    posix.kill(child, signal.SIGKILL)
+    posix.waitpid(child, 0)
+    ours.close()
+    kind, _, reason = decode(report).partition(" ")
+    raise (Disabled if kind == Disabled.kind else Temporary)(reason)
+
+
+def _run_reporting(
+    report: int,
+    connection: int,
+    command: "list[str]",
+    account: "Account",
+    environment: "dict[str, str]",
+    settings: "Settings",
+    log: "Log",
+) -> "NoReturn":
+    """In the child: `run`, or tell the parent why not."""
+    try:
+        posix.dup2(connection, 0)
+        posix.dup2(connection, 1)
+        run(command, account, environment, settings, log, report)
+    except (Disabled, Temporary) as failure:
+        posix.write(report, encode(f"{failure.kind} {failure}"))
+    except ExecFailed as failure:
+        posix.write(report, encode(f"temporary {failure}"))
+    except BaseException as error:
+        posix.write(report, encode(f"temporary {type(error).__name__} on the way to the local server"))
+    finally:
+        posix._exit(70)
+
+
+def run(
+    command: "list[str]",
+    account: "Account",
+    environment: "dict[str, str]",
+    settings: "Settings",
+    log: "Log",
+    report: int = -1,
 ) -> "NoReturn":
     """Become the account's user and exec `command` with its mailbox.
 
-    Raises Disabled or Temporary while this process is as it was, ExecFailed later; never returns.
+    Raises Disabled or Temporary while this process is as it was, ExecFailed later, when of its descriptors 0, 1, 2 and
+    `report` are left; never returns.
     """
     person = _person(account)
     if not command:
@@ -54,7 +111,7 @@ def run(
         raise
     if root:
         privileges.settle(person)
-    _clean_up(settings, log)
+    _clean_up(settings, log, report)
     arguments = _arguments(command, account, settings)
     try:
         posix.execve(command[0], arguments, {encode(name): encode(value) for name, value in environment.items()})
@@ -80,6 +137,9 @@ def environment_for(
     for name, value in (("TCPLOCALIP", local.ip), ("TCPLOCALPORT", local.port)):
         if value:
             result[name] = value
+    if connection.secure:
+        upper = settings.protocol.upper()
+        result.update({f"{upper}_TLS": "1", f"{upper}_STARTTLS": "NO", f"{upper}_TLS_REQUIRED": "0"})
     if account.quota:
         result["MAILDIRQUOTA"] = account.quota
     return {**result, **told, "AUTHENTICATED": account.address, "OPTIONS": account.options_text()}
@@ -126,8 +186,8 @@ def _arguments(command: "list[str]", account: "Account", settings: "Settings") -
     return [encode(argument) for argument in (*arguments, account.maildir or default)]
 
 
-def _clean_up(settings: "Settings", log: "Log") -> None:
-    """Undo what Python and the activator have done to this process."""
+def _clean_up(settings: "Settings", log: "Log", report: int) -> None:
+    """Undo what Python and the activator have done to this process. `report` closes by itself, at the exec."""
     if log.sink == SYSLOG:
         _log_through_pipe(log.ident)
     for number in (signal.SIGPIPE, signal.SIGXFSZ):
@@ -137,7 +197,7 @@ def _clean_up(settings: "Settings", log: "Log") -> None:
     for descriptor in (0, 1, 2):
         posix.set_blocking(descriptor, True)
     for name in posix.listdir("/proc/self/fd"):
-        if int(name) > 2:
+        if int(name) > 2 and int(name) != report:
             _close(int(name))
 
 

@@ -38,6 +38,15 @@ def sentence(value: str) -> str:
     return escape(value, b" ,[]")
 
 
+def where(error: BaseException) -> str:
+    """Type and place of an error; not its text, which may hold anything."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" at {trace.tb_frame.f_code.co_filename} line {trace.tb_lineno}" if trace else ""
+    return type(error).__name__ + place
+
+
 def choose_sink(environment: "Mapping[str, str]") -> str:
     """Where log lines go. Where stderr is the client's connection (inetd, xinetd), it is pointed at /dev/null at once:
     nothing but the protocol may reach the client."""
@@ -71,10 +80,18 @@ class Log:
         self.ident = f"{protocol}d-ssl" if tls else f"{protocol}d"
         self.protocol = protocol.upper()
         self.address = ""
+        self.secured: dict[str, str] = {}
 
-    def about(self, connection: "Connection") -> None:
-        """From now on each line says which client it is about."""
-        self.address = f", ip=[{connection.peer.log_form()}], port=[{connection.peer.port}]"
+    def about(self, connection: "Connection", session: str) -> None:
+        """From now on each line says which client and session it is about."""
+        who = f"ip=[{connection.peer.log_form()}], port=[{connection.peer.port}]"
+        self.address = f", {who}, session={escape(session)}"
+
+    def secure(self, version: str = "", cipher: str = "") -> None:
+        """From now on each line about a login says, as Courier's, that the client is behind TLS, and by what."""
+        self.secured = {"starttls" if self.protocol == "IMAP" else "stls": "1"}
+        if version:
+            self.secured.update(tls=version, cipher=cipher)
 
     def event(self, level: str, event: str, user: "str | None" = None, detail: str = "", **fields: object) -> None:
         """`event[, user=…], ip=[…], port=[…][, field=value…][: detail]`; fields and user are escaped, so is detail."""
@@ -83,7 +100,7 @@ class Log:
         self._write(level, event + who + self.address + more + (f": {sentence(detail)}" if detail else ""))
 
     def login(self, level: str, event: str, user: "str | None" = None, detail: str = "", **fields: object) -> None:
-        self.event(level, event, user, detail, protocol=self.protocol, **fields)
+        self.event(level, event, user, detail, protocol=self.protocol, **fields, **self.secured)
 
     def _write(self, level: str, line: str) -> None:
         if self.sink == SYSLOG:

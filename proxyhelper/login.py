@@ -1,9 +1,10 @@
 """The middle of the story: name and proof → account → route → here, a backend reached, or a failure."""
 
 from . import accounts, routing
-from .accounts.proofs import Password, Response
-from .failures import Disabled, Insecure, Temporary, WrongCredentials
-from .settings import is_true
+from .accounts.proofs import Certificate, Password, Response
+from .dialogue.events import Forwarded
+from .failures import Disabled, Insecure, Loop, Temporary, WrongCredentials
+from .settings import ConfigurationError, is_true
 from .text import encode
 
 TYPE_CHECKING = False
@@ -12,8 +13,8 @@ if TYPE_CHECKING:
 
     from .accounts.account import Account
     from .accounts.proofs import Proof
-    from .activation import Address
-    from .backend import Backend, Client, Tell
+    from .activation import Connection
+    from .backend import Backend, Client, Target, Tell
     from .dialogue.events import Login
     from .routing import Route
     from .settings import Settings
@@ -21,24 +22,24 @@ if TYPE_CHECKING:
 CONTROL_BYTES = bytes([*range(0x20), 0x7F])
 
 
-def find_server(login: "Login", settings: "Settings", served_port: str) -> "tuple[Account, Route]":
-    """The account that may log in on the port that is served ("" where that is not known), and where it lives.
-
-    Raises a Failure."""
-    account = _find_account(login, settings, served_port)
-    return account, routing.decide(account, settings, served_port)
+def find_server(login: "Login", settings: "Settings", connection: "Connection") -> "tuple[Account, Route]":
+    """The account that may log in on the connection, and where it lives. Raises a Failure."""
+    account = _find_account(login, settings, connection)
+    return account, routing.decide(account, settings, connection.served[0].port)
 
 
-def _find_account(login: "Login", settings: "Settings", served_port: str) -> "Account":
-    if not could_be(encode(login.user)) or not (login.cram or could_be(login.password)):
+def _find_account(login: "Login", settings: "Settings", connection: "Connection") -> "Account":
+    if not could_be(encode(login.user)) or not (login.cram or login.external or could_be(login.password)):
         raise WrongCredentials("not a name or password at all")
-    service = settings.services.get(served_port) or settings.protocol
+    service = settings.services.get(connection.local.port) or settings.protocol
     account = accounts.authenticate(settings, service, with_domain(login.user, settings), proof_of(login))
-    check_options(account, settings)
+    check_options(account, settings, connection.secure)
     return account
 
 
-def proof_of(login: "Login") -> "Proof":
+def proof_of(login: "Login") -> "Proof | Certificate":
+    if login.external:
+        return Certificate()
     cram = login.cram
     return Response(cram.mechanism, cram.challenge, cram.response) if cram else Password(login.password)
 
@@ -55,11 +56,11 @@ def with_domain(name: str, settings: "Settings") -> str:
     return name if any(character in name for character in separators) else name + settings.default_domain
 
 
-def check_options(account: "Account", settings: "Settings") -> None:
-    """The account options that forbid a service. Raises Disabled or Insecure."""
+def check_options(account: "Account", settings: "Settings", secure: bool) -> None:
+    """The account options that forbid a service; `secure`: behind TLS. Raises Disabled or Insecure."""
     for option, applies, failure in (
         (f"disable{settings.protocol}", True, Disabled),
-        (f"disableinsecure{settings.protocol}", not settings.tls, Insecure),
+        (f"disableinsecure{settings.protocol}", not secure, Insecure),
     ):
         if applies and is_true(account.options.get(option, "")):
             raise failure(f"the account has the option {option}")
@@ -70,19 +71,24 @@ def reach_backend(
     account: "Account",
     login: "Login",
     settings: "Settings",
-    served: "Address",
-    utf8: bool,
+    connection: "Connection",
+    forwarded: Forwarded,
+    utf8: bool = False,
     tell: "Tell | None" = None,
 ) -> "Backend":
-    """Log in to the backend of `route` as the account, and `tell` each step. Raises a Failure.
+    """Log in to the backend of `route` as the account, with `forwarded` for it to know of the client, and `tell` each
+    step. Raises a Failure.
 
     Where this process is root it becomes PROXY_USER before it connects; root is back only if that fails."""
     from . import backend, privileges
 
-    names = ", ".join(f"{name} ({source})" for name, source in routing.names_of_this_host(settings))
-    target = backend.Target(route.host, route.port, settings.timeout, served, names)
+    if forwarded.ttl is not None and forwarded.ttl < 1:
+        raise Loop(f"mailhost {route.host} would be one proxy too many for this login: do the proxies send it round?")
+    target = _target(route, settings, connection)
     password = _password_for_backend(account, login)
-    new_client = _client_maker(_line_value(account.address), password, settings, utf8)
+    told = _told(settings, forwarded)
+    starttls = route.tls == "starttls"
+    new_client = _client_maker(_line_value(account.address), password, settings, utf8, starttls, told)
     person = privileges.proxy_person(settings.proxy_user) if privileges.is_root() else None
     tell = tell or backend.keep_quiet
     if person is None:
@@ -97,22 +103,55 @@ def reach_backend(
     return reached
 
 
+def _target(route: "Route", settings: "Settings", connection: "Connection") -> "Target":
+    """Raises Temporary."""
+    from .backend import Target
+
+    names = ", ".join(f"{name} ({source})" for name, source in routing.names_of_this_host(settings))
+    context, header = None, b""
+    if route.tls != "no":
+        from . import tls
+
+        try:
+            context = tls.backend_context(settings)
+        except ConfigurationError as error:
+            raise Temporary(f"backend {route.host}: {error}") from None
+    if settings.proxy_send == "proxy-v2":
+        from . import proxy_protocol
+
+        header = proxy_protocol.version2(connection.peer, connection.local)
+    return Target(route.host, route.port, settings.timeout, connection.served, names, route.tls, context, header)
+
+
+def _told(settings: "Settings", forwarded: Forwarded) -> "Forwarded | None":
+    """What the dialogue with the backend says of the client: not what a PROXY header has said already."""
+    if settings.proxy_send == "no":
+        return None
+    if settings.proxy_send == "proxy-v2":
+        return Forwarded(session=forwarded.session, ttl=forwarded.ttl)
+    return forwarded
+
+
 def _password_for_backend(account: "Account", login: "Login") -> bytes:
-    """What the client sent, or for CRAM what the account source holds. Raises Temporary."""
-    password = account.cleartext if login.cram else login.password
+    """What the client sent, else what the account source holds. Raises Temporary."""
+    password = account.cleartext if login.cram or login.external else login.password
     if not could_be(password):
-        raise Temporary("a backend needs the password in clear: CRAM cannot be used where the account source lacks it")
+        raise Temporary(
+            "a backend needs the password in clear: CRAM and EXTERNAL cannot be used where the account source lacks it"
+        )
     return password
 
 
-def _client_maker(user: bytes, password: bytes, settings: "Settings", utf8: bool) -> "Callable[[], Client]":
+def _client_maker(
+    user: bytes, password: bytes, settings: "Settings", utf8: bool, starttls: bool, told: "Forwarded | None"
+) -> "Callable[[], Client]":
     if settings.protocol == "imap":
         from .dialogue import imap_client
 
-        return lambda: imap_client.Client(user, password, settings.foreign)
+        return lambda: imap_client.Client(user, password, settings.foreign, starttls, told)
     from .dialogue import pop3_client
 
-    return lambda: pop3_client.Client(user, password, utf8)
+    return lambda: pop3_client.Client(user, password, utf8, starttls, told)
 
 
 def _line_value(value: str) -> bytes:

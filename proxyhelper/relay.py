@@ -2,13 +2,13 @@
 
 Socket to socket goes through `splice`: the bytes stay in the kernel. A pipe is taken from a few spare ones when
 bytes are on their way and given back as soon as the other end has taken them, so that an idle pair holds none. Other
-ends (pipes) go through a buffer. A direction reads only when all that it read before is delivered: memory is bounded
-by one pipe, and a slow reader slows its writer.
+ends (pipes, TLS) go through a buffer. A direction reads only when all that it read before is delivered: memory is
+bounded by one pipe or buffer, and a slow reader slows its writer.
 
-Each direction ends by itself. Behind the last byte of one end the other end's writing side is shut; what is still
-under way in the other direction goes on. After the first end, a pair has LINGER seconds without progress to live.
-Where a sink has gone, its source is read on for nobody: a socket that is closed with bytes unread resets its peer, who
-may not have read all of ours.
+Each direction ends by itself. Behind the last byte of one end the other end's writing side is shut, behind TLS after a
+close_notify; what is still under way in the other direction goes on. After the first end, a pair has LINGER seconds
+without progress to live. Where a sink has gone, its source is read on for nobody: a socket that is closed with bytes
+unread resets its peer, who may not have read all of ours.
 """
 
 import select
@@ -17,6 +17,10 @@ from fcntl import F_SETPIPE_SZ, fcntl
 
 from .descriptors import is_socket
 from .interpreter import posix, socket
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .tls import Channel
 
 GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 LINGER = 60.0
@@ -30,6 +34,9 @@ GROWN_PIPE = 1 << 20
 of one unprivileged user 64 MiB in all (pipe-user-pages-soft)."""
 ROUNDS = 16
 """Pieces that one direction may move before others have their turn."""
+
+MAX_UNSENT = 1 << 18
+"""Ciphertext for a sink that takes none. One buffer makes a little more than FULL_READ."""
 
 SPARE_PIPES = 16
 TICK = 1.0
@@ -70,23 +77,116 @@ class Pipe:
         posix.close(self.writing)
 
 
+class Plain:
+    """An end in clear: the descriptors to read and to write, which may be one.
+
+    Reading and writing raise BlockingIOError where they would wait, OSError where the end is broken."""
+
+    __slots__ = ("reading", "writing")
+
+    encrypted = False
+    at_end = False
+
+    def __init__(self, reading: int, writing: int) -> None:
+        self.reading = reading
+        self.writing = writing
+
+    def read(self) -> bytes:
+        """The bytes at hand, b"" behind the last."""
+        return posix.read(self.reading, FULL_READ)
+
+    def write(self, data: bytes) -> int:
+        """How many bytes were taken."""
+        return posix.write(self.writing, data)
+
+    def flush(self) -> None:
+        """All that was taken is under way already."""
+
+    def say_goodbye(self) -> None:
+        """There is none in clear."""
+
+
+class Encrypted:
+    """An end behind TLS, as Plain. `at_end`: the next read will say that it has ended or is broken, without waiting."""
+
+    __slots__ = ("_channel", "_unsent", "reading", "writing")
+
+    encrypted = True
+
+    def __init__(self, reading: int, writing: int, channel: "Channel") -> None:
+        self.reading = reading
+        self.writing = writing
+        self._channel = channel
+        self._unsent = b""  # ciphertext
+
+    @property
+    def at_end(self) -> bool:
+        return self._channel.ended or self._channel.failure is not None
+
+    def read(self) -> bytes:
+        for _ in range(ROUNDS):
+            if self._channel.failure:
+                raise self._channel.failure
+            if self._channel.ended:
+                return b""
+            ciphertext = posix.read(self.reading, FULL_READ)
+            if not ciphertext:
+                self._channel.failure = ConnectionResetError("cut off without a close_notify")
+                continue
+            data = self._channel.decrypt(ciphertext)
+            self._answer(self._channel.outgoing())
+            if data:
+                return data
+        raise BlockingIOError
+
+    def write(self, data: bytes) -> int:
+        self.flush()
+        self._unsent = self._channel.encrypt(data)
+        return len(data)
+
+    def flush(self) -> None:
+        while self._unsent:
+            self._unsent = self._unsent[posix.write(self.writing, self._unsent) :]
+
+    def say_goodbye(self) -> None:
+        """With the next flush."""
+        self._unsent += self._channel.close()
+
+    def _answer(self, said: bytes) -> None:
+        """Send what the protocol itself has to say behind what is under way: alerts, for the most part."""
+        if not said:
+            return
+        if len(self._unsent) > MAX_UNSENT:
+            raise ConnectionResetError("has answers to its TLS messages, and reads none")
+        self._unsent += said
+        try:
+            self.flush()
+        except OSError:
+            pass  # with the next write, or never: what was read is not lost for that
+
+
+if TYPE_CHECKING:
+    End = Plain | Encrypted
+
+
 class Flow:
-    """One direction of a pair: from descriptor `source` to descriptor `sink`; `moved` counts delivered bytes.
+    """One direction of a pair: from end `source` to end `sink`; `moved` counts delivered bytes.
 
     `state` is what it waits for: to read from its source, to write to its sink, to read what nobody wants any more,
     or nothing.
     """
 
-    __slots__ = ("_buffer", "_pipe", "_relay", "_splices", "moved", "pair", "sink", "source", "state")
+    __slots__ = ("_buffer", "_pipe", "_relay", "_splices", "moved", "over", "pair", "sink", "source", "state")
 
-    def __init__(self, relay: "Relay", pair: "Pair", source: int, sink: int, first: bytes) -> None:
+    def __init__(self, relay: "Relay", pair: "Pair", source: "End", sink: "End", first: bytes) -> None:
         self._relay = relay
         self.pair = pair
         self.source = source
         self.sink = sink
         self.moved = 0
-        self.state = WRITING if first else READING
-        self._splices = is_socket(source) and is_socket(sink)
+        self.state = WRITING if first or source.at_end else READING
+        self.over = False  # all has been read; when it is delivered, the flow ends
+        self._splices = _is_plain_socket(source.reading, source) and _is_plain_socket(sink.writing, sink)
         self._buffer = first
         self._pipe: Pipe | None = None
 
@@ -95,11 +195,15 @@ class Flow:
         if self.state is DRAINING:
             self._drain()
             return
-        for _ in range(ROUNDS):
+        rounds = 0
+        while rounds < ROUNDS or self.source.at_end:
+            rounds += 1
             if not self._delivered():
                 return
             size = self._read_on()
-            if size < FULL_READ:
+            if self.state is not READING:
+                return
+            if size < FULL_READ and not self.source.at_end:
                 break
         if size:
             self._delivered()
@@ -113,8 +217,17 @@ class Flow:
         if self._pipe:
             self._pipe.close()
             self._pipe = None
-        self._relay.finish_writing(self.sink)
+        self._relay.finish_writing(self.sink.writing)
         self.pair.linger()
+
+    def _finish(self) -> None:
+        """The source has ended: when all is delivered, the sink is told so."""
+        self.over = True
+        try:
+            self.sink.say_goodbye()
+        except OSError:
+            pass
+        self._delivered()
 
     def _delivered(self) -> bool:
         """Deliver what was read; whether the sink has taken it all."""
@@ -124,7 +237,10 @@ class Flow:
             self.state = WRITING
             return False
         except OSError:  # the sink takes no more, ever
-            self.end(DRAINING)
+            self.end(ENDED if self.over else DRAINING)
+            return False
+        if self.over:
+            self.end()
             return False
         self.state = READING
         return True
@@ -140,16 +256,16 @@ class Flow:
             self.pair.other(self).end(DRAINING)
             return 0
         if not size:
-            self.end()
+            self._finish()
         return size
 
     def _read(self) -> int:
-        self._buffer = posix.read(self.source, FULL_READ)
+        self._buffer = self.source.read()
         return len(self._buffer)
 
     def _drain(self) -> None:
         try:
-            if not posix.read(self.source, FULL_READ):
+            if not posix.read(self.source.reading, FULL_READ):
                 self.state = ENDED
         except BlockingIOError:
             pass
@@ -164,7 +280,7 @@ class Flow:
         except OSError:  # no descriptors left
             return self._read()
         try:
-            size = self._pipe.fill(self.source)
+            size = self._pipe.fill(self.source.reading)
         except BlockingIOError:
             size = 0
         finally:
@@ -175,11 +291,12 @@ class Flow:
 
     def _deliver(self) -> None:
         while self._buffer:
-            written = posix.write(self.sink, self._buffer)
+            written = self.sink.write(self._buffer)
             self._buffer = self._buffer[written:]
             self._count(written)
+        self.sink.flush()
         while self._pipe and self._pipe.held:
-            self._count(self._pipe.drain(self.sink))
+            self._count(self._pipe.drain(self.sink.writing))
         self._give_back_empty_pipe()
 
     def _give_back_empty_pipe(self) -> None:
@@ -194,16 +311,16 @@ class Flow:
 
 
 class Pair:
-    """A client's descriptors, a backend's, and the two flows between them. One descriptor may serve both ways."""
+    """A client's end, a backend's, and the two flows between them. One descriptor may serve both ways."""
 
     __slots__ = ("backend", "client", "deadline", "from_client", "to_client")
 
-    def __init__(self, relay: "Relay", client: "tuple[int, int]", backend: int, to_client: bytes) -> None:
+    def __init__(self, relay: "Relay", client: "End", backend: "End", to_client: bytes, to_backend: bytes) -> None:
         self.client = client
         self.backend = backend
         self.deadline: float | None = None
-        self.from_client = Flow(relay, self, client[0], backend, b"")
-        self.to_client = Flow(relay, self, backend, client[1], to_client)
+        self.from_client = Flow(relay, self, client, backend, to_backend)
+        self.to_client = Flow(relay, self, backend, client, to_client)
 
     def other(self, flow: Flow) -> Flow:
         return self.to_client if flow is self.from_client else self.from_client
@@ -216,17 +333,19 @@ class Pair:
         self.deadline = time.monotonic() + LINGER
 
     def descriptors(self) -> "set[int]":
-        return {*self.client, self.backend}
+        return {end.reading for end in (self.client, self.backend)} | {
+            end.writing for end in (self.client, self.backend)
+        }
 
     def interest(self, descriptor: int) -> int:
         """What the flows wait for at `descriptor`, as epoll names it."""
         interest = 0
         for flow in self.flows():
-            if flow.state in (READING, DRAINING) and flow.source == descriptor:
+            if flow.state in (READING, DRAINING) and flow.source.reading == descriptor:
                 interest |= select.EPOLLIN
-            elif flow.state is WRITING and flow.sink == descriptor:
+            elif flow.state is WRITING and flow.sink.writing == descriptor:
                 interest |= select.EPOLLOUT
-            elif flow.state is WRITING and flow.source == descriptor and self.deadline is None:
+            elif flow.state is WRITING and flow.source.reading == descriptor and self.deadline is None:
                 interest |= select.EPOLLRDHUP
         return interest
 
@@ -248,9 +367,9 @@ class Relay:
         self._lingering: set[Pair] = set()
         self._spare_pipes: list[Pipe] = []
 
-    def add(self, client: "tuple[int, int]", backend: int, to_client: bytes = b"") -> Pair:
-        """Relay between the client's descriptors to read and write, and a backend's; `to_client` goes first."""
-        pair = Pair(self, client, backend, to_client)
+    def add(self, client: "End", backend: "End", to_client: bytes = b"", to_backend: bytes = b"") -> Pair:
+        """Relay between two ends; `to_client` and `to_backend` go first."""
+        pair = Pair(self, client, backend, to_client, to_backend)
         for descriptor in pair.descriptors():
             posix.set_blocking(descriptor, False)
             _set_socket_options(descriptor)
@@ -300,7 +419,7 @@ class Relay:
 
     def _move(self, pair: Pair, descriptor: int, event: int) -> None:
         for flow in pair.flows():
-            reads, writes = flow.source == descriptor, flow.sink == descriptor
+            reads, writes = flow.source.reading == descriptor, flow.sink.writing == descriptor
             if flow.state is WRITING:
                 if writes and event & ~select.EPOLLIN:
                     flow.move()
@@ -342,6 +461,10 @@ class Relay:
     def _drop_spare_pipes(self) -> None:
         while self._spare_pipes:
             self._spare_pipes.pop().close()
+
+
+def _is_plain_socket(descriptor: int, end: "End") -> bool:
+    return not end.encrypted and is_socket(descriptor)
 
 
 def _set_socket_options(descriptor: int) -> None:

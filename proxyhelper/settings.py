@@ -4,9 +4,9 @@ Precedence: environment, then file, then default. `imapd-ssl` is read before `im
 so that the main file overrides; then `authdaemonrc`. All hold shell assignments: quotes and $NAME, nothing else.
 """
 
-from .dialogue.greetings import CRAM_MECHANISMS, MECHANISMS
+from .dialogue.greetings import CRAM_MECHANISMS, MECHANISMS, Offer
 from .interpreter import posix
-from .text import decode
+from .text import decode, encode
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,6 +18,8 @@ INHERITED = -1
 SHELL_SYNTAX = frozenset(";&|<>()`")
 PLAIN_UNTIL = frozenset(" \t'\"\\$#") | SHELL_SYNTAX
 PLAIN_IN_QUOTES_UNTIL = frozenset('"\\$`')
+DEFAULT_TLS_PROTOCOL = "TLSv1.2"
+TLS_MODES = ("no", "starttls", "yes")
 MAIN_FILES = {"imap": ("imapd-ssl", "imapd"), "pop3": ("pop3d-ssl", "pop3d")}
 COMMON_FILE = "authdaemonrc"
 
@@ -36,14 +38,27 @@ class Settings:
     protocol          "imap" or "pop3"
     directory         where the configuration and the userdb are
     exported          every assignment of the protocol's own files, for the local server's environment
-    capabilities      IMAP's as configured, none for POP3
-    mechanisms        SASL mechanisms that are offered
     modules           account modules in the order in which they are asked: authuserdb, authldap, …
     account_timeout   seconds for each thing that an account source is asked
     authdaemon        directory of authdaemond's socket
     ldap_tls          LDAPTLS_CACERT, LDAPTLS_CERT, LDAPTLS_KEY, LDAPTLS_REQCERT by the end of their names
-    tls               the client's side of the connection is encrypted already
-    login_allowed     TLS is there, or not required
+    tls               somebody in front (couriertls, stunnel) has done the client's TLS
+    tls_wrap          TLS from the first byte
+    tls_required      no login without TLS
+    starttls          TLS is offered to those who begin in clear: it is wanted, and the certificate can be read
+    certificate       TLS_CERTFILE
+    private_key       TLS_PRIVATE_KEYFILE, or "": in the certificate's file
+    tls_protocol      TLS_PROTOCOL, or what it is called for STARTTLS
+    ciphers           TLS_CIPHER_LIST, or "": Python's
+    trustcerts        TLS_TRUSTCERTS: file or directory of those who certify clients
+    verify_peer       clients' certificates: "none", "peer" (if there is one) or "requirepeer"
+    tls_external      field of a client certificate's subject that has the login name (TLS_EXTERNAL), or ""
+    proxy_tls         TLS towards backends: "no", "starttls" or "yes" (from the first byte)
+    proxy_cafile      who certifies backends, or "": the system's store
+    proxy_send        how backends are told of the client: "id" (ID, XCLIENT), "proxy-v2" or "no"
+    proxy_protocol    each connection begins with a PROXY header
+    proxy_protocol_from  networks that may send one
+    trusted           networks whose word about clients counts (PROXY_TRUSTED)
     proxy             accounts with a mailhost elsewhere are proxied
     hostname          PROXY_HOSTNAME, or ""
     foreign           tell the client the backend's capabilities (IMAP_PROXY_FOREIGN)
@@ -60,9 +75,11 @@ class Settings:
     """
 
     __slots__ = (
-        "account_timeout", "authdaemon", "capabilities", "default_domain", "default_options", "directory",
-        "domain_separators", "exported", "fail_delay", "foreign", "hostname", "ldap_tls", "login_allowed", "maildir",
-        "mechanisms", "modules", "protocol", "proxy", "proxy_port", "proxy_user", "services", "timeout", "tls", "umask",
+        "_values", "account_timeout", "authdaemon", "certificate", "ciphers", "default_domain", "default_options",
+        "directory", "domain_separators", "exported", "fail_delay", "foreign", "hostname", "ldap_tls", "maildir",
+        "modules", "private_key", "protocol", "proxy", "proxy_cafile", "proxy_port", "proxy_protocol",
+        "proxy_protocol_from", "proxy_send", "proxy_tls", "proxy_user", "services", "starttls", "timeout", "tls",
+        "tls_external", "tls_protocol", "tls_required", "tls_wrap", "trustcerts", "trusted", "umask", "verify_peer",
     )  # fmt: skip
 
     def __init__(self, protocol: str, directory: str, exported: "dict[str, str]", values: "Values") -> None:
@@ -70,10 +87,9 @@ class Settings:
         self.protocol = protocol
         self.directory = directory
         self.exported = exported
-        self.tls = values.environment_flag(f"{upper}_TLS")
-        self.login_allowed = self.tls or not values.flag(f"{upper}_TLS_REQUIRED")
-        self.capabilities = _capabilities(values, self.tls) if protocol == "imap" else []
-        self.mechanisms = _mechanisms(values, protocol, self.tls)
+        self._values = values
+        self._read_client_tls(values, upper)
+        self._read_neighbours(values, upper)
         listed = values.text("PROXY_AUTHMODULES").split() or values.text("authmodulelist").split()
         self.modules = listed or ["authuserdb"]
         self.account_timeout = values.number("PROXY_ACCOUNT_TIMEOUT", 5, 1, 60)
@@ -92,6 +108,49 @@ class Settings:
         self.default_options = values.text("DEFAULTOPTIONS")
         self.maildir = values.text("MAILDIRPATH") or "Maildir"
         self.umask = values.number("IMAP_UMASK", INHERITED, 0, 0o777, base=8) if protocol == "imap" else INHERITED
+
+    def _read_client_tls(self, values: "Values", upper: str) -> None:
+        self.tls = values.environment_flag(f"{upper}_TLS")
+        self.tls_wrap = values.environment_flag("PROXY_TLS_WRAP") and not self.tls
+        self.tls_required = values.flag(f"{upper}_TLS_REQUIRED")
+        self.certificate = values.text("TLS_CERTFILE")
+        self.private_key = values.text("TLS_PRIVATE_KEYFILE")
+        wanted = values.renamed(f"{upper}_STARTTLS", "IMAPDSTARTTLS" if upper == "IMAP" else "POP3_STARTTLS")
+        self.starttls = (
+            wanted[:1] in ("y", "Y")
+            and is_readable(self.certificate)
+            and (not self.private_key or is_readable(self.private_key))
+        )
+        of_starttls = not self.tls_wrap and values.renamed("TLS_PROTOCOL", "TLS_STARTTLS_PROTOCOL")
+        self.tls_protocol = of_starttls or values.text("TLS_PROTOCOL") or DEFAULT_TLS_PROTOCOL
+        self.ciphers = values.text("TLS_CIPHER_LIST")
+        self.trustcerts = values.text("TLS_TRUSTCERTS")
+        self.verify_peer = values.choice("TLS_VERIFYPEER", ("none", "peer", "requirepeer"))
+        self.tls_external = values.text("TLS_EXTERNAL")
+
+    def _read_neighbours(self, values: "Values", upper: str) -> None:
+        """What stands in front of this program, and what behind it."""
+        self.proxy_tls = values.choice(f"{upper}_PROXY_TLS", TLS_MODES)
+        self.proxy_cafile = values.text("PROXY_CAFILE")
+        self.proxy_send = values.choice(f"{upper}_PROXY_SEND", ("id", "proxy-v2", "no"))
+        self.proxy_protocol = values.flag("PROXY_PROTOCOL")
+        self.proxy_protocol_from = values.text("PROXY_PROTOCOL_FROM")
+        self.trusted = values.text("PROXY_TRUSTED")
+
+    def greets_first(self) -> bool:
+        """Whether a client is greeted before anything is known about it."""
+        return not (self.proxy_protocol or self.tls_wrap or (self.protocol == "pop3" and self.trusted))
+
+    def offer(self, secure: bool, identity: str = "", trusted: bool = False) -> Offer:
+        """What clients are offered; `secure`: behind TLS. `identity` is proved by the client's certificate."""
+        mechanisms = _mechanisms(self._values, self.protocol, secure)
+        return Offer(
+            capabilities=_capabilities(self._values, secure) if self.protocol == "imap" else [],
+            login_allowed=secure or not self.tls_required,
+            mechanisms=[*mechanisms, "EXTERNAL"] if identity else mechanisms,
+            starttls=self.starttls and not secure,
+            trusted=trusted,
+        )
 
 
 def environment() -> "dict[str, str]":
@@ -134,6 +193,18 @@ class Values:
         value = self._environment.get(name)
         return self._files.get(name, "") if value is None else value
 
+    def renamed(self, in_environment: str, in_files: str) -> str:
+        """A setting that Courier's start scripts rename on its way from the files to the environment."""
+        value = self._environment.get(in_environment)
+        return self.text(in_files) if value is None else value
+
+    def choice(self, name: str, choices: "tuple[str, ...]") -> str:
+        """One of `choices`, the first where it is not set."""
+        value = self.text(name).strip()
+        if value.lower() not in ("", *choices):
+            raise ConfigurationError(f"setting {name}={value!r} must be one of {', '.join(choices)}", name)
+        return value.lower() or choices[0]
+
     def starting_with(self, prefix: str) -> "dict[str, str]":
         """Values by what follows `prefix` in their names."""
         every = {**self._files, **self._environment}
@@ -158,6 +229,10 @@ class Values:
             bounds = f"{low:o} to {high:o} (octal)" if base == 8 else f"{low} to {high}"
             raise ConfigurationError(f"setting {name}={value!r} must be a number from {bounds}", name)
         return number
+
+
+def is_readable(path: str) -> bool:
+    return posix.access(encode(path), posix.R_OK, effective_ids=True)
 
 
 def is_true(value: str) -> bool:

@@ -57,7 +57,7 @@ def told_and_closed(session: Session, abuse: bytes) -> bytes:
 @pytest.mark.parametrize("flood", ["a NOOP\r\n", "a NONSENSE\r\n", "x"])
 def test_flood_does_not_put_the_end_off(greeted, client, flood):
     """A deadline counts for a client that never pauses, too, before the farewell and after it."""
-    session = greeted(client=client, wrapped=patched("proxyhelper.session", LOGIN_SECONDS=0.5, FAREWELL_SECONDS=0.5))
+    session = greeted(client=client, wrapped=patched("proxyhelper.reception", LOGIN_SECONDS=0.5, FAREWELL_SECONDS=0.5))
     started = time.monotonic()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while session.process.poll() is None and time.monotonic() < started + 5:

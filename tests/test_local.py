@@ -208,7 +208,7 @@ def test_limits_are_the_activator_s(local):
 
 def test_no_timer_survives(local):
     """Whatever watched over the login deadline does not strike the local server."""
-    found = local(wrapped=patched("proxyhelper.session", LOGIN_SECONDS=0.5))
+    found = local(wrapped=patched("proxyhelper.reception", LOGIN_SECONDS=0.5))
     assert found.session.silent(0.8)
     found.session.send(b"echo\r\n")
     assert found.session.line() == b"echo\r\n"

@@ -251,7 +251,7 @@ def test_silence_of_both_has_no_end(relayed):
 
 
 def test_login_deadline_is_over_after_the_login(relayed):
-    session, wire = relayed(wrapped=patched("proxyhelper.session", LOGIN_SECONDS=0.5))
+    session, wire = relayed(wrapped=patched("proxyhelper.reception", LOGIN_SECONDS=0.5))
     assert session.silent(0.8)
     wire.send(b"* still here\r\n")
     assert session.line() == b"* still here\r\n"

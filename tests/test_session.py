@@ -243,7 +243,7 @@ def test_options(site, protocol, option, said):
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_login_deadline(helper, protocol, client):
     """However busily the client talks."""
-    session = helper(protocol, client=client, wrapped=patched("proxyhelper.session", LOGIN_SECONDS=0.5))
+    session = helper(protocol, client=client, wrapped=patched("proxyhelper.reception", LOGIN_SECONDS=0.5))
     session.line()
     with contextlib.suppress(BrokenPipeError, ConnectionResetError):
         while not session.readable(0.05) or session.pull():
@@ -264,7 +264,7 @@ def test_goodbye_is_heard_whatever_comes_behind_it(greeted, goodbye):
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
 def test_login_deadline_is_for_one_endless_line_too(helper, protocol):
-    session = helper(protocol, wrapped=patched("proxyhelper.session", LOGIN_SECONDS=0.5))
+    session = helper(protocol, wrapped=patched("proxyhelper.reception", LOGIN_SECONDS=0.5))
     session.line()
     session.send(b"a LOGIN u1 ")
     assert session.rest().startswith(b"* BYE" if protocol == "imap" else b"")

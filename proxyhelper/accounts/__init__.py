@@ -7,6 +7,7 @@ administrator's commands (listing.py has the userdb's).
 """
 
 from ..failures import Temporary, WrongCredentials
+from .proofs import Certificate
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ SOURCES = {
 DRIVERS = {"authldap": "ldap3", "authmysql": "pymysql", "authpgsql": "psycopg2"}
 
 
-def authenticate(settings: "Settings", service: str, name: str, proof: "Proof") -> "Account":
+def authenticate(settings: "Settings", service: str, name: str, proof: "Proof | Certificate") -> "Account":
     """The account of `name`, if `proof` is its own for `service`. Raises WrongCredentials, Temporary."""
     refusals: list[WrongCredentials] = []
     for module in _modules(settings):
@@ -42,14 +43,16 @@ def authenticate(settings: "Settings", service: str, name: str, proof: "Proof") 
     raise _summary(refusals)
 
 
-def _ask_apart(module: str, settings: "Settings", service: str, name: str, proof: "Proof") -> "Account":
+def _ask_apart(module: str, settings: "Settings", service: str, name: str, proof: "Proof | Certificate") -> "Account":
     from .apart import ask
 
     return ask(lambda: _ask(module, settings, service, name, proof))
 
 
-def _ask(module: str, settings: "Settings", service: str, name: str, proof: "Proof") -> "Account":
+def _ask(module: str, settings: "Settings", service: str, name: str, proof: "Proof | Certificate") -> "Account":
     asked = source(module)
+    if isinstance(proof, Certificate):
+        return asked.find(settings, service, name)  # type: ignore[no-any-return]
     if hasattr(asked, "authenticate"):
         return asked.authenticate(settings, service, name, proof)  # type: ignore[no-any-return]
     account: Account = asked.find(settings, service, name)

@@ -1,4 +1,4 @@
-"""What a client proves itself with: a password, or the response to a challenge."""
+"""What a client proves itself with: a password, the response to a challenge, or a certificate."""
 
 from ..failures import WrongCredentials
 from ..interpreter import compare_digest
@@ -49,6 +49,12 @@ class Response:
         expected = hmac.new(account.cleartext, self.challenge, HASHES[self.mechanism]).hexdigest().encode()
         if not compare_digest(expected, self.response.rpartition(b" ")[2].lower()):
             raise WrongCredentials(f"wrong response to {self.mechanism}")
+
+
+class Certificate:
+    """A client certificate that names the account, and has been verified already: no source is asked about it."""
+
+    __slots__ = ()
 
 
 if TYPE_CHECKING:

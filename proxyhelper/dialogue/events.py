@@ -14,14 +14,50 @@ class Cram:
 
 
 class Login:
-    """The client has said who it is and proved it: a name, and a password or `cram`, neither yet looked at."""
+    """The client has said who it is, and proved it: by a password or `cram`, neither yet looked at, or, where
+    `external`, by its certificate, which has been."""
 
-    __slots__ = ("cram", "password", "user")
+    __slots__ = ("cram", "external", "password", "user")
 
-    def __init__(self, user: bytes, password: bytes, cram: "Cram | None" = None) -> None:
+    def __init__(self, user: bytes, password: bytes, cram: "Cram | None" = None, external: bool = False) -> None:
         self.user = user.decode("utf-8", "surrogateescape")
         self.password = password
         self.cram = cram
+        self.external = external
+
+
+class StartTls:
+    """The client wants TLS. The reply lets it begin; where that cannot be, `refused("tls")` is sent in its place."""
+
+    __slots__ = ()
+
+
+class Forwarded:
+    """What a proxy tells of its own client; "" and None where it does not.
+
+    ip, port              the client's address: characters that addresses are made of, a port from 1 to 65535
+    local_ip, local_port  the address that the client has come to
+    session               its name for the session, of up to 64 printable characters
+    ttl                   how many proxies may still follow, 0 to 255
+    """
+
+    __slots__ = ("ip", "local_ip", "local_port", "port", "session", "ttl")
+
+    def __init__(
+        self,
+        ip: str = "",
+        port: str = "",
+        local_ip: str = "",
+        local_port: str = "",
+        session: str = "",
+        ttl: "int | None" = None,
+    ) -> None:
+        self.ip = ip
+        self.port = port
+        self.local_ip = local_ip
+        self.local_port = local_port
+        self.session = session
+        self.ttl = ttl
 
 
 class Logout:
@@ -78,4 +114,4 @@ class BackendFault(Exception):
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    Event = Login | Logout | LoginRefused | Abuse
+    Event = Login | StartTls | Forwarded | Logout | LoginRefused | Abuse

@@ -1,4 +1,4 @@
-"""IMAP before login, the server's half (RFC 9051, RFC 3501; SASL-IR: RFC 4959; ID: RFC 2971)."""
+"""IMAP before login, the server's half (RFC 9051, RFC 3501; SASL-IR: RFC 4959; ID: RFC 2971, with Dovecot's fields)."""
 
 from . import server
 from .events import Logout
@@ -10,6 +10,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .events import Forwarded
+    from .greetings import Offer
     from .server import Step
 
 MAX_ID_FIELDS = 30  # RFC 2971 section 3.3
@@ -20,8 +22,6 @@ TAG = ASTRING.replace(b"+", b"")
 
 
 class Server(server.Server):
-    """`capabilities` are those configured."""
-
     REPLIES = {
         "credentials": b"NO [AUTHENTICATIONFAILED] Login failed: wrong user name or password.",
         "temporary": b"NO [UNAVAILABLE] Mail service is temporarily unavailable, your password was not refused."
@@ -30,6 +30,7 @@ class Server(server.Server):
         "insecure": b"NO [PRIVACYREQUIRED] Login is allowed over an encrypted connection only.",
         "loop": b"NO [SERVERBUG] Mail service is misconfigured: this account's server could not be determined.",
         "mechanism": b"NO [CANNOT] Authentication mechanism is not supported.",
+        "tls": b"NO [UNAVAILABLE] TLS is temporarily unavailable. Try again later.",
     }
     FAREWELLS = {
         "unavailable": b"* BYE [UNAVAILABLE] Mail service is temporarily unavailable. Try again later.\r\n",
@@ -39,16 +40,9 @@ class Server(server.Server):
     }
     BAD = b"BAD "
 
-    def __init__(
-        self,
-        capabilities: "list[str]",
-        login_allowed: bool,
-        mechanisms: "list[str]",
-        new_challenge: "Callable[[], bytes]",
-    ) -> None:
-        super().__init__(CommandBuffer(), login_allowed, mechanisms, new_challenge)
+    def __init__(self, offer: "Offer", new_challenge: "Callable[[], bytes]", identity: str = "") -> None:
+        super().__init__(CommandBuffer(), offer, new_challenge, identity)
         self.tag = b""
-        self._capability = capability(capabilities, login_allowed, mechanisms)
 
     def local_environment(self) -> "dict[str, str]":
         """What a local server is told of this dialogue; it writes the reply to the login itself."""
@@ -64,7 +58,7 @@ class Server(server.Server):
 
     def _capability_command(self, arguments: "Arguments") -> "Step":
         arguments.end()
-        return b"* CAPABILITY " + self._capability + b"\r\n" + self._reply(b"OK CAPABILITY completed."), None
+        return b"* CAPABILITY " + capability(self.offer) + b"\r\n" + self._reply(b"OK CAPABILITY completed."), None
 
     def _noop(self, arguments: "Arguments") -> "Step":
         arguments.end()
@@ -76,9 +70,13 @@ class Server(server.Server):
 
     def _id(self, arguments: "Arguments") -> "Step":
         arguments.space()
-        arguments.id_fields()
+        fields = arguments.id_fields()
         arguments.end()
-        return b'* ID ("name" "proxyhelper")\r\n' + self._reply(b"OK ID completed."), None
+        return b'* ID ("name" "proxyhelper")\r\n' + self._reply(b"OK ID completed."), _forwarded(fields, self.offer)
+
+    def _starttls(self, arguments: "Arguments") -> "Step":
+        arguments.end()
+        return self._start_tls(b"OK Begin TLS negotiation now.")
 
     def _login_command(self, arguments: "Arguments") -> "Step":
         arguments.space()
@@ -98,9 +96,16 @@ class Server(server.Server):
         b"NOOP": _noop,
         b"LOGOUT": _logout,
         b"ID": _id,
+        b"STARTTLS": _starttls,
         b"LOGIN": _login_command,
         b"AUTHENTICATE": _authenticate_command,
     }
+
+
+def _forwarded(fields: "dict[bytes, bytes]", offer: "Offer") -> "Forwarded | None":
+    from . import forwarding
+
+    return forwarding.read(fields, forwarding.ID_NAMES, offer.trusted)
 
 
 class Arguments:

@@ -1,5 +1,5 @@
 """POP3 before login, the server's half (RFC 1939; CAPA: RFC 2449; AUTH: RFC 5034; response codes: RFC 2449, RFC 3206;
-UTF8 and LANG: RFC 6856)."""
+UTF8 and LANG: RFC 6856; STLS: RFC 2595; XCLIENT: Dovecot's)."""
 
 from . import server
 from .events import Logout
@@ -10,17 +10,18 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from .greetings import Offer
     from .server import Step
 
 CAPABILITIES = (
-    b"TOP\r\nUSER\r\nLOGIN-DELAY 10\r\nPIPELINING\r\nUIDL\r\nUTF8 USER\r\nLANG\r\n"
+    b"TOP\r\nLOGIN-DELAY 10\r\nPIPELINING\r\nUIDL\r\nUTF8 USER\r\nLANG\r\n"
     b"RESP-CODES\r\nAUTH-RESP-CODE\r\nIMPLEMENTATION proxyhelper\r\n"
 )
 LANGUAGES = b"en English\r\ni-default Default language\r\n"
 
 
 class Server(server.Server):
-    """`capabilities` are not configured for POP3: the list is Courier's."""
+    """The offer's `capabilities` are IMAP's: POP3's list is Courier's."""
 
     REPLIES = {
         "credentials": b"-ERR [AUTH] Login failed: wrong user name or password.",
@@ -30,6 +31,7 @@ class Server(server.Server):
         "insecure": b"-ERR [SYS/PERM] Login is allowed over an encrypted connection only.",
         "loop": b"-ERR [SYS/PERM] Mail service is misconfigured: this account's server could not be determined.",
         "mechanism": b"-ERR Authentication mechanism is not supported.",
+        "tls": b"-ERR [SYS/TEMP] TLS is temporarily unavailable. Try again later.",
     }
     FAREWELLS = {
         "unavailable": b"-ERR [SYS/TEMP] Mail service is temporarily unavailable. Try again later.\r\n",
@@ -39,14 +41,8 @@ class Server(server.Server):
     }
     BAD = b"-ERR "
 
-    def __init__(
-        self,
-        capabilities: "list[str]",
-        login_allowed: bool,
-        mechanisms: "list[str]",
-        new_challenge: "Callable[[], bytes]",
-    ) -> None:
-        super().__init__(LineBuffer(), login_allowed, mechanisms, new_challenge)
+    def __init__(self, offer: "Offer", new_challenge: "Callable[[], bytes]", identity: str = "") -> None:
+        super().__init__(LineBuffer(), offer, new_challenge, identity)
         self._user: bytes | None = None
 
     def local_environment(self) -> "dict[str, str]":
@@ -54,11 +50,21 @@ class Server(server.Server):
         return {"PROTOCOL": "POP3", "UTF8": str(int(self.utf8))}
 
     def _capa(self, argument: bytes) -> "Step":
-        mechanisms = f"SASL {' '.join(self._mechanisms)}\r\n".encode() if self.login_allowed else b""
-        return b"+OK Capability list follows.\r\n" + mechanisms + CAPABILITIES + b".\r\n", None
+        login = f"SASL {' '.join(self.offer.mechanisms)}\r\nUSER\r\n".encode() if self.offer.login_allowed else b""
+        stls = b"STLS\r\n" if self.offer.starttls else b""
+        return b"+OK Capability list follows.\r\n" + login + stls + CAPABILITIES + b".\r\n", None
+
+    def _stls(self, argument: bytes) -> "Step":
+        return self._start_tls(b"+OK Begin TLS negotiation now.")
+
+    def _xclient(self, argument: bytes) -> "Step":
+        from . import forwarding
+
+        told, allowed = forwarding.read_xclient(argument, self.offer.trusted)
+        return b"+OK Noted.\r\n" if allowed else b"-ERR Only a trusted proxy tells a client's address.\r\n", told
 
     def _user_command(self, argument: bytes) -> "Step":
-        if not self.login_allowed:
+        if not self.offer.login_allowed:
             return self._login(argument, b"")
         self._user = argument.strip()
         return b"+OK Password required.\r\n", None
@@ -71,7 +77,7 @@ class Server(server.Server):
 
     def _auth(self, argument: bytes) -> "Step":
         if not argument:
-            names = "".join(f"{name}\r\n" for name in self._mechanisms) if self.login_allowed else ""
+            names = "".join(f"{name}\r\n" for name in self.offer.mechanisms) if self.offer.login_allowed else ""
             return b"+OK Mechanisms follow.\r\n" + names.encode() + b".\r\n", None
         name, blank, initial = argument.partition(b" ")
         return self._authenticate(name, initial if blank else None)
@@ -92,6 +98,8 @@ class Server(server.Server):
 
     COMMANDS = {
         b"CAPA": _capa,
+        b"STLS": _stls,
+        b"XCLIENT": _xclient,
         b"USER": _user_command,
         b"PASS": _pass,
         b"AUTH": _auth,

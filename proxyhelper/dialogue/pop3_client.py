@@ -1,48 +1,70 @@
 """Logging in to a POP3 server: the client's half."""
 
+from . import client
 from .events import BackendFault, Reply
-from .lines import LineBuffer, TooLong
+from .lines import LineBuffer
 
-MAX_REPLY = 1 << 16
-"""Bytes of one reply; RFC 2449 section 4 allows 512."""
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from .client import Talk
+    from .events import Forwarded
+
+MAX_REPLIES = 1 << 16
+"""Bytes a backend may say before it has let the user in; RFC 2449 section 4 allows 512 in a reply."""
 
 
-class Client:
-    """Feed it what the backend sends; it returns what to send, and has a `reply` once the backend has decided.
+class Client(client.Client):
+    """`utf8`: the client has switched to UTF-8. A backend whose greeting asks for it is told `forwarded`."""
 
-    `state` names what it waits for: "greeting", "UTF8 reply", "USER reply" or "PASS reply". Raises BackendFault.
-    """
+    def __init__(
+        self, user: bytes, password: bytes, utf8: bool, starttls: bool = False, forwarded: "Forwarded | None" = None
+    ) -> None:
+        self._user = user
+        self._password = password
+        self._utf8 = utf8
+        self._starttls = starttls
+        self._forwarded = forwarded
+        super().__init__(LineBuffer(MAX_REPLIES))
 
-    def __init__(self, user: bytes, password: bytes, utf8: bool) -> None:
-        self.state = "greeting"
-        self.reply: Reply | None = None
-        self._steps = [("USER reply", b"USER " + user + b"\r\n"), ("PASS reply", b"PASS " + password + b"\r\n")]
-        if utf8:
-            self._steps.insert(0, ("UTF8 reply", b"UTF8\r\n"))
-        self._lines = LineBuffer(MAX_REPLY)
+    def _talk(self) -> "Talk[None]":
+        accepted, greeting = yield from self._ask(b"", "greeting")
+        if not accepted:
+            raise BackendFault("an error in place of a greeting", greeting, goodbye=True)
+        if self._starttls:
+            yield from self._secure()
+        if self._forwarded and b"[XCLIENT]" in greeting:
+            yield from self._identify(self._forwarded)
+        if self._utf8:
+            yield from self._switch_to_utf8()
+        accepted, verdict = yield from self._ask(b"USER " + self._user + b"\r\n", "USER reply")
+        if accepted:
+            accepted, verdict = yield from self._ask(b"PASS " + self._password + b"\r\n", "PASS reply")
+        self.reply = Reply(accepted, verdict)
+        yield b""
 
-    def feed(self, data: bytes) -> bytes:
-        to_send = b""
-        while data and self.reply is None:
-            try:
-                taken, line = self._lines.take(data)
-            except TooLong:
-                raise BackendFault(f"over {MAX_REPLY} bytes in its {self.state}") from None
-            data = data[taken:]
-            if line is not None:
-                to_send += self._take(line)
-        if self.reply is not None:
-            self.reply.after = data
-        return to_send
-
-    def _take(self, line: bytes) -> bytes:
+    def _ask(self, command: bytes, state: str) -> "Talk[tuple[bool, bytes]]":
+        """Send `command`. Returns whether it is accepted, and the reply."""
+        self.state = state
+        line = yield command
         accepted = line[:3].upper() == b"+OK"
         if not accepted and line[:4].upper() != b"-ERR":
-            raise BackendFault(f"not a {self.state}", line)
-        if not accepted and self.state in ("greeting", "UTF8 reply"):
-            raise BackendFault(f"an error in place of a {self.state}", line, goodbye=self.state == "greeting")
-        if not accepted or not self._steps:
-            self.reply = Reply(accepted, line)
-            return b""
-        self.state, command = self._steps.pop(0)
-        return command
+            raise BackendFault(f"not a {state}", line)
+        return accepted, line
+
+    def _secure(self) -> "Talk[None]":
+        accepted, reply = yield from self._ask(b"STLS\r\n", "STARTTLS reply")
+        if not accepted:
+            raise BackendFault("does not offer STARTTLS", reply)
+        yield from self._start_tls()
+
+    def _identify(self, forwarded: "Forwarded") -> "Talk[None]":
+        """Say in whose name we come. Whatever the reply, it is passed over."""
+        from .forwarding import xclient_command
+
+        if command := xclient_command(forwarded):
+            yield from self._ask(command + b"\r\n", "XCLIENT reply")
+
+    def _switch_to_utf8(self) -> "Talk[None]":
+        accepted, reply = yield from self._ask(b"UTF8\r\n", "UTF8 reply")
+        if not accepted:
+            raise BackendFault("an error in place of a UTF8 reply", reply)

@@ -1,5 +1,5 @@
 """SASL mechanisms, the server's half: PLAIN (RFC 4616), LOGIN (draft-murchison-sasl-login), CRAM-MD5 (RFC 2195) and,
-with other hashes in MD5's place, CRAM-SHA1 and CRAM-SHA256.
+with other hashes in MD5's place, CRAM-SHA1 and CRAM-SHA256; EXTERNAL (RFC 4422 appendix A).
 
 A mechanism is stepped with each decoded response and returns the next challenge, or the Login once it is complete.
 What cannot be a login becomes one without a name, which is a failed login like any other.
@@ -10,7 +10,7 @@ from .greetings import CRAM_MECHANISMS
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from typing import Protocol
 
     class Mechanism(Protocol):
@@ -63,13 +63,33 @@ class CramMechanism:
         return Login(response.rpartition(b" ")[0], b"", Cram(self._name, self._challenge, response))
 
 
-def mechanism(name: bytes, offered: "list[str]", new_challenge: "Callable[[], bytes]") -> "Mechanism | None":
+class External:
+    """[authzid]; the client's certificate has proved its `identity`, and acting for somebody else is not offered."""
+
+    __slots__ = ("_identity",)
+
+    def __init__(self, identity: str) -> None:
+        self._identity = identity.encode("utf-8", "surrogateescape")
+
+    def step(self, response: "bytes | None") -> "bytes | Login":
+        if response is None:
+            return b""
+        if not self._identity or response not in (b"", self._identity):
+            return Login(b"", b"")
+        return Login(self._identity, b"", external=True)
+
+
+def mechanism(
+    name: bytes, offered: "Sequence[str]", new_challenge: "Callable[[], bytes]", identity: str
+) -> "Mechanism | None":
     """A new exchange of the mechanism `name`, or None where it is not `offered`."""
     wanted = name.upper().decode("ascii", "replace")
     if wanted not in offered:
         return None
     if wanted in CRAM_MECHANISMS:
         return CramMechanism(wanted, new_challenge())
+    if wanted == "EXTERNAL":
+        return External(identity)
     return Plain() if wanted == "PLAIN" else LoginMechanism()
 
 

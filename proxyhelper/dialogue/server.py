@@ -1,7 +1,7 @@
 """What the server halves of both protocols share: gather a command, carry it out, count the bad ones, step SASL."""
 
 from . import sasl
-from .events import Abuse, Login, LoginRefused
+from .events import Abuse, Login, LoginRefused, StartTls
 from .lines import TooLong
 
 TYPE_CHECKING = False
@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from typing import Any, ClassVar
 
     from .events import Event, Reply
+    from .greetings import Offer
     from .lines import CommandBuffer, LineBuffer
 
     Step = tuple[bytes, "Event | None"]
@@ -17,19 +18,22 @@ if TYPE_CHECKING:
 MAX_BAD_COMMANDS = 10  # in a row
 MAX_COMMANDS = 1000  # in all
 
+UNKNOWN = "Unknown command, or not before login."
+
 
 class BadCommand(Exception):
     """A command outside the grammar or out of place; the text is for the client."""
 
 
 class Server:
-    """Speaks to one client from the greeting to its login.
+    """Speaks to one client from the greeting, or from the begin of TLS, to its login.
 
     `feed` takes bytes and returns (how many of them it used, what to send, what happened). At most one command is
     used at a time; the bytes behind it are not this object's business. After a Login, `refused` or `answered` make
-    the reply; then the dialogue goes on.
+    the reply; then the dialogue goes on. After a StartTls it goes on where that was `refused`.
 
-    `mechanisms` are those that are offered, `new_challenge` makes an unguessable one for each CRAM exchange.
+    `new_challenge` makes an unguessable one for each CRAM exchange; `identity` is the name that the client's
+    certificate proves.
 
     COMMANDS    name → handler(self, arguments)
     REPLIES     kind of failure → reply: the response codes of the protocol are nowhere else
@@ -44,13 +48,13 @@ class Server:
     def __init__(
         self,
         commands: "CommandBuffer | LineBuffer",
-        login_allowed: bool,
-        mechanisms: "list[str]",
+        offer: "Offer",
         new_challenge: "Callable[[], bytes]",
+        identity: str,
     ) -> None:
-        self.login_allowed = login_allowed
-        self._mechanisms = mechanisms
+        self.offer = offer
         self._new_challenge = new_challenge
+        self._identity = identity
         self.utf8 = False  # the client has switched to UTF-8 (POP3): the backend must be told before login
         self.prefix = b""  # of each reply to the current command
         self._commands = commands
@@ -81,7 +85,7 @@ class Server:
         return taken, reply, event
 
     def refused(self, kind: str) -> bytes:
-        """The reply to a login that failed on our side."""
+        """The reply to a login, or a wish for TLS, that failed on our side."""
         return self._reply(self.REPLIES[kind])
 
     def answered(self, reply: "Reply") -> bytes:
@@ -102,7 +106,7 @@ class Server:
         name, arguments = self._parse(command)
         handler = self.COMMANDS.get(name.upper())
         if handler is None:
-            raise BadCommand("Unknown command, or not before login.")
+            raise BadCommand(UNKNOWN)
         return handler(self, arguments)
 
     def _parse(self, command: bytes) -> "tuple[bytes, Any]":
@@ -110,13 +114,18 @@ class Server:
         return name, argument
 
     def _login(self, user: bytes, password: bytes) -> "Step":
-        return (b"", Login(user, password)) if self.login_allowed else (self.refused("insecure"), LoginRefused())
+        return (b"", Login(user, password)) if self.offer.login_allowed else (self.refused("insecure"), LoginRefused())
+
+    def _start_tls(self, accepted: bytes) -> "Step":
+        if not self.offer.starttls:
+            raise BadCommand(UNKNOWN)
+        return self._reply(accepted), StartTls()
 
     def _authenticate(self, name: bytes, initial: "bytes | None") -> "Step":
-        mechanism = sasl.mechanism(name, self._mechanisms, self._new_challenge)
+        mechanism = sasl.mechanism(name, self.offer.mechanisms, self._new_challenge, self._identity)
         if mechanism is None:
             return self.refused("mechanism"), None
-        if not self.login_allowed:
+        if not self.offer.login_allowed:
             return self.refused("insecure"), LoginRefused()
         if initial is not None and isinstance(mechanism, sasl.CramMechanism):
             raise BadCommand("This mechanism begins with a challenge.")

@@ -2,7 +2,12 @@
 
 import base64
 
-SASL = {"mechanisms": ["PLAIN", "LOGIN"], "new_challenge": lambda: b"<1@front.example.com>"}
+from proxyhelper.dialogue.greetings import Offer
+
+
+def serving(server, identity="", new_challenge=lambda: b"<1@front.example.com>", **offer):
+    """A `server` (a class) that offers what `offer` says."""
+    return server(Offer(**offer), new_challenge, identity)
 
 
 def play(server, stream, size=1 << 16):

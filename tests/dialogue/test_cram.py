@@ -3,11 +3,11 @@
 import itertools
 
 import pytest
-from dialogues import b64, play
+from dialogues import b64, play, serving
 
 from proxyhelper.dialogue import imap, pop3
 from proxyhelper.dialogue.events import Abuse, LoginRefused
-from proxyhelper.dialogue.greetings import CRAM_MECHANISMS, MECHANISMS, greeting
+from proxyhelper.dialogue.greetings import CRAM_MECHANISMS, MECHANISMS, Offer, greeting
 
 CHALLENGE = b"<1896.697170952@postoffice.reston.mci.net>"
 RESPONSE = b"tim b913a602c7eda7a495b4e6e7334d3890"
@@ -27,7 +27,8 @@ def protocol(request):
 @pytest.fixture
 def new_server(protocol):
     def make(*cram, login_allowed=True, new_challenge=lambda: CHALLENGE):
-        return protocol.Server([], login_allowed, [*MECHANISMS, *cram], new_challenge)
+        mechanisms = [*MECHANISMS, *cram]
+        return serving(protocol.Server, login_allowed=login_allowed, mechanisms=mechanisms, new_challenge=new_challenge)
 
     return make
 
@@ -154,15 +155,16 @@ def test_imap_tells_them():
     mechanisms = [*MECHANISMS, "CRAM-SHA256", "CRAM-MD5"]
     shown = b"IMAP4rev1 SASL-IR ID AUTH=PLAIN AUTH=LOGIN AUTH=CRAM-SHA256 AUTH=CRAM-MD5"
     words = ["IMAP4rev1", "AUTH=CRAM-SHA1", "auth=cram-md5"]
-    assert b"[CAPABILITY %b]" % shown in greeting("imap", words, True, mechanisms)
-    said, _ = play(imap.Server(words, True, mechanisms, lambda: CHALLENGE), b"a CAPABILITY\r\n")
+    assert b"[CAPABILITY %b]" % shown in greeting("imap", Offer(words, mechanisms=mechanisms))
+    said, _ = play(serving(imap.Server, capabilities=words, mechanisms=mechanisms), b"a CAPABILITY\r\n")
     assert said.startswith(b"* CAPABILITY %b\r\n" % shown)
-    assert b"CRAM" not in greeting("imap", words, False, mechanisms)
+    assert b"CRAM" not in greeting("imap", Offer(words, login_allowed=False, mechanisms=mechanisms))
 
 
 def test_pop3_tells_them():
-    server = pop3.Server([], True, [*MECHANISMS, "CRAM-SHA1"], lambda: CHALLENGE)
+    mechanisms = [*MECHANISMS, "CRAM-SHA1"]
+    server = serving(pop3.Server, mechanisms=mechanisms)
     assert b"\r\nSASL PLAIN LOGIN CRAM-SHA1\r\n" in play(server, b"CAPA\r\n")[0]
     assert play(server, b"AUTH\r\n")[0] == b"+OK Mechanisms follow.\r\nPLAIN\r\nLOGIN\r\nCRAM-SHA1\r\n.\r\n"
-    closed = pop3.Server([], False, [*MECHANISMS, "CRAM-SHA1"], lambda: CHALLENGE)
+    closed = serving(pop3.Server, login_allowed=False, mechanisms=mechanisms)
     assert b"CRAM" not in play(closed, b"CAPA\r\nAUTH\r\n")[0]

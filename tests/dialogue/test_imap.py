@@ -1,16 +1,16 @@
 """IMAP before login, byte by byte."""
 
 import pytest
-from dialogues import SASL, b64, login_of, play
+from dialogues import b64, login_of, play, serving
 
-from proxyhelper.dialogue.events import Abuse, LoginRefused, Logout, Reply
-from proxyhelper.dialogue.greetings import capability, greeting
+from proxyhelper.dialogue.events import Abuse, Login, LoginRefused, Logout, Reply, StartTls
+from proxyhelper.dialogue.greetings import Offer, capability, greeting
 from proxyhelper.dialogue.imap import Server
 
 
 @pytest.fixture
 def server():
-    return Server(["IMAP4rev1"], login_allowed=True, **SASL)
+    return serving(Server, capabilities=["IMAP4rev1"])
 
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 16])
@@ -93,17 +93,20 @@ def test_capability(server):
 
 
 @pytest.mark.parametrize(
-    ("offered", "secure", "shown"),
+    ("configured", "offer", "shown"),
     [
-        ("IMAP4rev1 AUTH=CRAM-MD5 auth=plain STARTTLS", True, "IMAP4rev1 SASL-IR ID AUTH=PLAIN AUTH=LOGIN"),
-        ("IMAP4rev1 LITERAL+ IDLE IDLE", True, "IMAP4rev1 LITERAL+ IDLE SASL-IR ID AUTH=PLAIN AUTH=LOGIN"),
-        ("IMAP4rev1 ID SASL-IR", False, "IMAP4rev1 ID LOGINDISABLED"),
+        ("IMAP4rev1 AUTH=CRAM-MD5 auth=plain STARTTLS", {}, "IMAP4rev1 SASL-IR ID AUTH=PLAIN AUTH=LOGIN"),
+        ("IMAP4rev1 LITERAL+ IDLE IDLE", {}, "IMAP4rev1 LITERAL+ IDLE SASL-IR ID AUTH=PLAIN AUTH=LOGIN"),
+        ("IMAP4rev1 ID SASL-IR", {"login_allowed": False}, "IMAP4rev1 ID LOGINDISABLED"),
+        ("IMAP4rev1", {"starttls": True}, "IMAP4rev1 SASL-IR ID STARTTLS AUTH=PLAIN AUTH=LOGIN"),
+        ("IMAP4rev1", {"starttls": True, "login_allowed": False}, "IMAP4rev1 ID STARTTLS LOGINDISABLED"),
+        ("IMAP4rev1", {"mechanisms": ["EXTERNAL"]}, "IMAP4rev1 SASL-IR ID AUTH=EXTERNAL"),
     ],
 )
-def test_capabilities(offered, secure, shown):
-    assert capability(offered.split(), secure, SASL["mechanisms"]) == shown.encode()
-    said = greeting("imap", offered.split(), secure, SASL["mechanisms"])
-    assert said.startswith(f"* OK [CAPABILITY {shown}] ".encode())
+def test_capabilities(configured, offer, shown):
+    offered = Offer(configured.split(), **offer)
+    assert capability(offered) == shown.encode()
+    assert greeting("imap", offered).startswith(f"* OK [CAPABILITY {shown}] ".encode())
 
 
 @pytest.mark.parametrize(
@@ -155,9 +158,39 @@ def test_unknown_mechanism(server):
     "command", [b"a LOGIN u1 x\r\n", b"a AUTHENTICATE PLAIN\r\n", b"a AUTHENTICATE LOGIN dTE=\r\n"]
 )
 def test_no_login_without_the_tls_that_is_required(command):
-    said, (event,) = play(Server([], login_allowed=False, **SASL), command)
+    said, (event,) = play(serving(Server, login_allowed=False), command)
     assert said.startswith(b"a NO [PRIVACYREQUIRED] ")
     assert isinstance(event, LoginRefused)
+
+
+def test_starttls():
+    server = serving(Server, starttls=True, login_allowed=False)
+    said, (event,) = play(server, b"a STARTTLS\r\n")
+    assert said == b"a OK Begin TLS negotiation now.\r\n"
+    assert isinstance(event, StartTls)
+
+
+def test_bytes_behind_starttls_are_left_alone():
+    assert serving(Server, starttls=True).feed(b"a starttls\r\nb LOGIN u1 x\r\n")[0] == len(b"a starttls\r\n")
+
+
+def test_starttls_that_cannot_be():
+    server = serving(Server, starttls=True)
+    play(server, b"a STARTTLS\r\n")
+    assert server.refused("tls") == b"a NO [UNAVAILABLE] TLS is temporarily unavailable. Try again later.\r\n"
+    assert isinstance(play(server, b"b LOGIN u1 x\r\n")[1][0], Login), "the dialogue goes on"
+
+
+def test_starttls_where_it_is_not_offered_is_an_unknown_command(server):
+    said, events = play(server, b"a STARTTLS\r\n")
+    assert said == play(server, b"a NONSENSE\r\n")[0]
+    assert not events
+
+
+def test_starttls_has_no_argument():
+    said, events = play(serving(Server, starttls=True), b"a STARTTLS now\r\n")
+    assert said.startswith(b"a BAD ")
+    assert not events
 
 
 def test_bad_commands_in_a_row_end_the_connection(server):
@@ -169,7 +202,7 @@ def test_bad_commands_in_a_row_end_the_connection(server):
 
 
 def test_refused_logins_in_a_row_end_the_connection():
-    said, events = play(Server([], login_allowed=False, **SASL), b"a LOGIN u1 x\r\n" * 10)
+    said, events = play(serving(Server, login_allowed=False), b"a LOGIN u1 x\r\n" * 10)
     assert said.count(b"[PRIVACYREQUIRED]") == 10
     assert said.endswith(b"* BYE Too many commands or failed logins.\r\n")
     assert isinstance(events[-1], Abuse)

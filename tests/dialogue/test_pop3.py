@@ -1,20 +1,21 @@
 """POP3 before login, byte by byte."""
 
 import pytest
-from dialogues import SASL, b64, login_of, play
+from dialogues import b64, login_of, play, serving
 
-from proxyhelper.dialogue.events import Abuse, LoginRefused, Logout, Reply
-from proxyhelper.dialogue.greetings import greeting
+from proxyhelper.dialogue.events import Abuse, LoginRefused, Logout, Reply, StartTls
+from proxyhelper.dialogue.greetings import Offer, greeting
 from proxyhelper.dialogue.pop3 import Server
 
 
 @pytest.fixture
 def server():
-    return Server([], login_allowed=True, **SASL)
+    return serving(Server)
 
 
 def test_greeting():
-    assert greeting("pop3", [], True, []).startswith(b"+OK ")
+    assert greeting("pop3", Offer()) == b"+OK POP3 server ready.\r\n"
+    assert greeting("pop3", Offer(trusted=True)) == b"+OK [XCLIENT] POP3 server ready.\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 16])
@@ -106,17 +107,42 @@ def test_quit(server):
 
 @pytest.mark.parametrize("command", [b"USER u1\r\n", b"AUTH PLAIN\r\n", b"AUTH LOGIN dTE=\r\n"])
 def test_no_login_without_the_tls_that_is_required(command):
-    server = Server([], login_allowed=False, **SASL)
+    server = serving(Server, login_allowed=False)
     said, (event,) = play(server, command)
     assert said.startswith(b"-ERR [SYS/PERM] ")
     assert isinstance(event, LoginRefused)
-    assert b"SASL" not in play(server, b"CAPA\r\n")[0]
+    assert not {b"SASL PLAIN LOGIN", b"USER"} & set(play(server, b"CAPA\r\n")[0].splitlines())
     assert play(server, b"PASS x\r\n")[0].startswith(b"-ERR ")
+
+
+def test_stls():
+    server = serving(Server, starttls=True, login_allowed=False)
+    assert b"STLS" in play(server, b"CAPA\r\n")[0].splitlines()
+    said, (event,) = play(server, b"STLS\r\n")
+    assert said == b"+OK Begin TLS negotiation now.\r\n"
+    assert isinstance(event, StartTls)
+
+
+def test_bytes_behind_stls_are_left_alone():
+    assert serving(Server, starttls=True).feed(b"stls\r\nUSER u1\r\n")[0] == len(b"stls\r\n")
+
+
+def test_stls_that_cannot_be():
+    server = serving(Server, starttls=True)
+    play(server, b"USER u1\r\nSTLS\r\n")
+    assert server.refused("tls") == b"-ERR [SYS/TEMP] TLS is temporarily unavailable. Try again later.\r\n"
+    assert login_of(server, b"PASS x\r\n") == ("u1", b"x"), "the dialogue goes on"
+
+
+def test_stls_where_it_is_not_offered_is_an_unknown_command(server):
+    said, events = play(server, b"STLS\r\n")
+    assert said == play(server, b"NONSENSE\r\n")[0]
+    assert not events
 
 
 def test_bounds(server):
     assert isinstance(play(server, b"X\r\n" * 10)[1][-1], Abuse)
-    said, (event,) = play(Server([], login_allowed=True, **SASL), b"PASS " + b"x" * 20000)
+    said, (event,) = play(serving(Server), b"PASS " + b"x" * 20000)
     assert said.startswith(b"-ERR ")
     assert isinstance(event, Abuse)
 

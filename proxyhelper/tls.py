@@ -1,0 +1,286 @@
+"""TLS for both sides: contexts from the settings, and ends that speak it.
+
+`_ssl` is used without `ssl`, whose import costs 15 ms; and without a socket: a Channel turns plaintext into ciphertext
+and back, the ends move the ciphertext. So the kernel's socket is read and written by us alone, and half of a
+connection can be closed: SSL_shutdown(3) on a socket would read on, and throw away what the peer is still saying.
+"""
+
+import stat
+
+from .ends import Closed, TimedOut
+from .interpreter import posix, ssl
+from .settings import DEFAULT_TLS_PROTOCOL, ConfigurationError, is_readable
+from .text import words
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from .ends import InClear
+    from .settings import Settings
+
+RECORD = 16384
+"""Bytes of plaintext in the largest record (RFC 8446 section 5.1)."""
+
+VERSIONS = {"": 0x0301, ".1": 0x0302, ".2": 0x0303, ".3": 0x0304}
+CERTIFICATE_NAMES = {"cn": "commonname", "o": "organizationname", "ou": "organizationalunitname", "uid": "userid"}
+"""Short names of a subject's fields, as TLS_EXTERNAL may have them, and OpenSSL's long ones."""
+
+
+class HandshakeFailed(Exception):
+    """No TLS could be agreed upon with the peer; the text says why."""
+
+
+class Channel:
+    """One end of a TLS connection without its socket: ciphertext in, plaintext out, and back.
+
+    `ended`: the peer has said that it says no more (close_notify). `failure`: nothing more can be understood."""
+
+    __slots__ = ("_incoming", "_outgoing", "_tls", "ended", "failure")
+
+    def __init__(self, context: "ssl._SSLContext", server_side: bool, peer_name: "str | None" = None) -> None:
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        wrap: Any = context._wrap_bio  # type: ignore[attr-defined]
+        self._tls = wrap(self._incoming, self._outgoing, server_side, peer_name)
+        self.ended = False
+        self.failure: OSError | None = None
+
+    def shake_hands(self, ciphertext: bytes = b"") -> bool:
+        """Whether the handshake is complete; `outgoing` is to be sent in any case. Raises HandshakeFailed."""
+        self._incoming.write(ciphertext)
+        try:
+            self._tls.do_handshake()
+        except ssl.SSLWantReadError:
+            return False
+        except ssl.SSLError as error:
+            raise HandshakeFailed(reason(error)) from None
+        return True
+
+    def decrypt(self, ciphertext: bytes) -> bytes:
+        """The plaintext of all records that are complete now; behind the last one `ended` or `failure` may be set."""
+        self._incoming.write(ciphertext)
+        pieces = []
+        try:
+            while piece := self._tls.read(RECORD):
+                pieces.append(piece)
+            self.ended = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLError as error:
+            self.failure = error
+        return b"".join(pieces)
+
+    def encrypt(self, plaintext: bytes) -> bytes:
+        """Ciphertext for the peer. Raises OSError where the connection has failed."""
+        self._tls.write(plaintext)
+        return self._outgoing.read()
+
+    def outgoing(self) -> bytes:
+        """What the protocol itself has to say: handshakes, alerts."""
+        return self._outgoing.read()
+
+    def close(self) -> bytes:
+        """The last thing to send (close_notify)."""
+        try:
+            self._tls.shutdown()
+        except ssl.SSLError:
+            pass  # it wants the peer's answer, which is the reader's business
+        return self._outgoing.read()
+
+    def version(self) -> str:
+        return self._tls.version() or ""
+
+    def cipher(self) -> str:
+        agreed = self._tls.cipher()
+        return agreed[0] if agreed else ""
+
+    def peer_subject(self) -> "list[tuple[str, str]]":
+        """The subject of the peer's verified certificate: [("commonName", "…"), ("emailAddress", "…"), …]."""
+        certificate = self._tls.getpeercert() or {}
+        return [field for fields in certificate.get("subject", ()) for field in fields]
+
+
+class TlsEnd:
+    """The end of a connection behind TLS until the login, as SocketEnd and PipeEnd are those in clear."""
+
+    def __init__(self, under: "InClear", channel: Channel) -> None:
+        self._under = under
+        self.channel = channel
+        self._plaintext = b""  # decrypted, and not used yet
+
+    def shake_hands(self, deadline: float) -> None:
+        """Raises HandshakeFailed, TimedOut, Closed."""
+        received = b""
+        while True:
+            try:
+                done = self.channel.shake_hands(received)
+            finally:
+                if to_send := self.channel.outgoing():
+                    self._under.send(to_send, deadline)
+            if done:
+                return
+            received = self._under.receive(deadline)
+            if not received:
+                raise HandshakeFailed("the connection ended")
+
+    def peek(self, deadline: float) -> bytes:
+        """The bytes at hand, b"" behind the last. Raises TimedOut, Closed."""
+        while not self._plaintext and not self.channel.ended:
+            if self.channel.failure:
+                raise Closed(reason(self.channel.failure))
+            ciphertext = self._under.receive(deadline)
+            if not ciphertext:
+                raise Closed("TLS ended without a goodbye")
+            self._plaintext = self.channel.decrypt(ciphertext)
+        return self._plaintext
+
+    def consume(self, count: int) -> None:
+        """Drop bytes that were peeked at."""
+        self._plaintext = self._plaintext[count:]
+
+    def rest(self) -> bytes:
+        """What has been read, and not consumed."""
+        return self._plaintext
+
+    def receive(self, deadline: float) -> bytes:
+        """As peek, but the bytes are gone then."""
+        data = self.peek(deadline)
+        self._plaintext = b""
+        return data
+
+    def send(self, data: bytes, deadline: float) -> None:
+        """All of `data`. Raises TimedOut, Closed."""
+        try:
+            ciphertext = self.channel.encrypt(data)
+        except OSError as error:
+            raise Closed(reason(error)) from None
+        self._under.send(ciphertext, deadline)
+
+    def finish(self, deadline: float) -> None:
+        """Say no more, and let the client go on talking until it has read all."""
+        try:
+            self._under.send(self.channel.close(), deadline)
+        except (Closed, TimedOut):
+            return
+        self._under.finish(deadline)
+
+
+def server_context(settings: "Settings", local_ip: str) -> "ssl._SSLContext":
+    """For clients that have come to `local_ip`. Raises ConfigurationError.
+
+    No tickets: the key to them is the context's, and the next connection is another process."""
+    context = _server_context(settings, local_ip)
+    context.options |= ssl.OP_NO_TICKET
+    context.num_tickets = 0
+    if settings.ciphers:
+        try:
+            context.set_ciphers(settings.ciphers)
+        except OSError as error:
+            _refuse("TLS_CIPHER_LIST", settings.ciphers, error)
+    context.sni_callback = _contexts_by_name(settings)
+    return context
+
+
+def _server_context(settings: "Settings", suffix: str) -> "ssl._SSLContext":
+    """With the certificate for a name or address, and those who certify clients."""
+    context = _context(ssl.PROTOCOL_TLS_SERVER, settings.tls_protocol)
+    _load_certificate(context, *certificate_for(settings, suffix))
+    if settings.verify_peer != "none":
+        context.verify_mode = ssl.CERT_REQUIRED if settings.verify_peer == "requirepeer" else ssl.CERT_OPTIONAL
+        _trust(context, "TLS_TRUSTCERTS", settings.trustcerts)
+    return context
+
+
+def backend_context(settings: "Settings") -> "ssl._SSLContext":
+    """For backends: their certificates are verified. Raises ConfigurationError."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, DEFAULT_TLS_PROTOCOL)
+    if settings.proxy_cafile:
+        _trust(context, "PROXY_CAFILE", settings.proxy_cafile)
+    else:
+        context.set_default_verify_paths()
+    return context
+
+
+def _context(side: int, version: str) -> "ssl._SSLContext":
+    context = ssl._SSLContext(side)
+    context.minimum_version = _minimum_version(version)
+    context.options |= ssl.OP_NO_RENEGOTIATION
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # a connection that was cut is not one that ended
+    return context
+
+
+def _minimum_version(protocol: str) -> int:
+    """Of Courier's TLS_PROTOCOL: TLSv1.2, TLSv1.2+ and TLSv1.2++ are "or higher"; renegotiation is never allowed."""
+    version = protocol.upper().rstrip("+")
+    if not version.startswith("TLSV1") or version[5:] not in VERSIONS:
+        known = " ".join(f"TLSv1{minor}" for minor in VERSIONS)
+        raise ConfigurationError(f"setting TLS_PROTOCOL={protocol!r} is none of {known}", "TLS_PROTOCOL")
+    return VERSIONS[version[5:]]
+
+
+def _trust(context: "ssl._SSLContext", setting: str, path: str) -> None:
+    """Trust the authorities in a file or hashed directory."""
+    try:
+        if stat.S_ISDIR(posix.stat(path).st_mode):
+            context.load_verify_locations(capath=path)
+        else:
+            context.load_verify_locations(cafile=path)
+    except OSError as error:
+        _refuse(setting, path, error)
+
+
+def _refuse(setting: str, value: str, error: OSError) -> "Any":
+    raise ConfigurationError(f"setting {setting}={value!r} cannot be used: {reason(error)}", setting) from None
+
+
+def certificate_for(settings: "Settings", suffix: str) -> "tuple[str, str]":
+    """The files of the certificate and its key for a name or address; those without a suffix where it has none."""
+    certificate, key = settings.certificate, settings.private_key
+    if suffix and is_readable(f"{certificate}.{suffix}"):
+        certificate = f"{certificate}.{suffix}"
+    if not key:
+        return certificate, certificate
+    return certificate, f"{key}.{suffix}" if suffix and is_readable(f"{key}.{suffix}") else key
+
+
+def _load_certificate(context: "ssl._SSLContext", certificate: str, key: str) -> None:
+    try:
+        context.load_cert_chain(certificate, key, "")  # "": nobody is asked for the password of a key
+    except (OSError, ValueError) as error:
+        where = f"the certificate in {certificate}" + (f" and the key in {key}" if key != certificate else "")
+        raise ConfigurationError(f"{where} cannot be used: {reason(error)}", "TLS_CERTFILE") from None
+
+
+def _contexts_by_name(settings: "Settings") -> "Any":
+    """What presents TLS_CERTFILE.<name> to a client that asks for the name (RFC 6066 section 3)."""
+
+    def choose(tls: "Any", name: "str | None", context: "ssl._SSLContext") -> None:
+        name = (name or "").lower()
+        if is_name(name) and is_readable(f"{settings.certificate}.{name}"):
+            try:
+                tls.context = _server_context(settings, name)
+            except ConfigurationError:
+                pass  # `check` names it; the certificate for all is better than none
+
+    return choose
+
+
+def is_name(name: str) -> bool:
+    """Whether a host name from outside may be part of a file's name."""
+    return name[:1].isalnum() and name.isascii() and not name.strip("abcdefghijklmnopqrstuvwxyz0123456789.-")
+
+
+def identity(subject: "list[tuple[str, str]]", field: str) -> str:
+    """The login name that a certificate's subject proves (TLS_EXTERNAL names the field); "" where it has none, or more
+    than one."""
+    wanted = CERTIFICATE_NAMES.get(field.lower(), field.lower())
+    found = [value for name, value in subject if name.lower() == wanted]
+    return found[0] if len(found) == 1 else ""
+
+
+def reason(error: Exception) -> str:
+    """Why TLS failed, in OpenSSL's words."""
+    if said := getattr(error, "verify_message", ""):
+        return f"the certificate was refused: {said}"
+    code = getattr(error, "reason", None)
+    return str(code).lower().replace("_", " ") if code else words(error)
