@@ -126,7 +126,8 @@ class Reception:
             if reply:
                 self.end.send(reply, self._deadline)
             if isinstance(event, LoginRefused):
-                self.log.login("INFO", "LOGIN REFUSED", detail="TLS is required")
+                but = "" if self.server.offer.starttls else ", but cannot be had here: see proxyhelper check"
+                self.log.login("INFO", "LOGIN REFUSED", detail=f"TLS is required{but}")
             elif isinstance(event, Forwarded):
                 self._believe(event)
             elif event:

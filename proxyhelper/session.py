@@ -48,13 +48,15 @@ def give_up(protocol: str, environment: "dict[str, str]", error: Exception) -> i
     """Deal with an error before the greeting. Returns the exit status."""
     from .ends import client_end
     from .reception import new_name
+    from .settings import is_true
 
     journal = log.Log(log.choose_sink(environment), protocol, tls=False)
     try:
         journal.about(activation.inspect(environment), new_name())
     except activation.NotAConnection as reason:
         return _reject(journal, reason)
-    return _fail(protocol, journal, error, client_end())
+    waits_for_tls = is_true(environment.get("PROXY_TLS_WRAP", ""))
+    return _fail(protocol, journal, error, None if waits_for_tls else client_end())
 
 
 def _reject(journal: log.Log, error: activation.NotAConnection) -> int:

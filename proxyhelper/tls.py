@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .ends import InClear
+    from .relay import Bytes
     from .settings import Settings
 
 RECORD = 16384
@@ -56,7 +57,7 @@ class Channel:
             raise HandshakeFailed(reason(error)) from None
         return True
 
-    def decrypt(self, ciphertext: bytes) -> bytes:
+    def decrypt(self, ciphertext: "Bytes") -> bytes:
         """The plaintext of all records that are complete now; behind the last one `ended` or `failure` may be set."""
         self._incoming.write(ciphertext)
         pieces = []
@@ -70,7 +71,7 @@ class Channel:
             self.failure = error
         return b"".join(pieces)
 
-    def encrypt(self, plaintext: bytes) -> bytes:
+    def encrypt(self, plaintext: "Bytes") -> bytes:
         """Ciphertext for the peer. Raises OSError where the connection has failed."""
         self._tls.write(plaintext)
         return self._outgoing.read()
