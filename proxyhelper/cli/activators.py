@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from ..settings import is_true
+
 XINETD, INETD, SYSTEMD = "xinetd", "inetd", "systemd"
 
 PLACES = (
@@ -39,6 +41,7 @@ class Entry:
     port          where clients come to, as far as the files say it
     address       likewise, "" for every address of this host
     waits         the helper would be given the listening socket (xinetd's `wait = yes`)
+    tls           TLS from the first byte, by the helper itself or by couriertls in front of it
     """
 
     file: str
@@ -52,6 +55,17 @@ class Entry:
     environment: dict[str, str] = field(default_factory=dict)
     address: str = ""
     waits: bool = False
+    tls: bool = False
+
+    @property
+    def service(self) -> str:
+        """By its name in services(5)."""
+        return self.protocol + "s" * self.tls
+
+    @property
+    def wraps(self) -> bool:
+        """Whether the helper itself does TLS from the first byte."""
+        return _wraps(self.environment)
 
 
 def find(places: Sequence[str] = PLACES) -> list[Entry]:
@@ -111,7 +125,12 @@ def _entry(
         port=_couriertcpd_port(argv[:start]) or port,
         waits=waits,
         environment=dict(environment),
+        tls=_wraps(environment) or any(Path(word).name == "couriertls" for word in argv[:start]),
     )
+
+
+def _wraps(environment: Mapping[str, str]) -> bool:
+    return is_true(environment.get("PROXY_TLS_WRAP", ""))
 
 
 def _start(argv: Sequence[str], helper: int) -> int:
@@ -128,10 +147,9 @@ def _couriertcpd_address(runner: Sequence[str]) -> str:
 
 
 def _couriertcpd_port(runner: Sequence[str]) -> "int | None":
-    """The last word of `couriertcpd [-option…] PORT`, which runs the helper."""
-    if not any(Path(word).name == "couriertcpd" for word in runner):
-        return None
-    port = COURIERTCPD_PORT.fullmatch(runner[-1])
+    """The PORT in `couriertcpd [-option…] PORT`, which runs the helper, or what runs the helper."""
+    at = next((at for at, word in enumerate(runner) if Path(word).name == "couriertcpd"), len(runner))
+    port = COURIERTCPD_PORT.fullmatch(next((word for word in runner[at + 1 :] if not word.startswith("-")), ""))
     return int(port[1]) if port else None
 
 

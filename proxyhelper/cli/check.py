@@ -10,7 +10,7 @@ import click
 
 from ..settings import MAIN_FILES, Settings
 from . import activators
-from .checks import Finding, accounts, activation, assignments, files, mailhosts, sources
+from .checks import Finding, accounts, activation, assignments, certificates, files, mailhosts, sources
 from .console import NO, PROTOCOLS, Site, clean, entries_option, json_option, print_json, say, served_port
 
 SHOWN = 5
@@ -26,9 +26,9 @@ Report = dict[str, list[Finding]]
 def check(site: Site, entries: "tuple[str, ...]", as_json: bool) -> None:
     """Read the whole configuration for IMAP and POP3 and say what is wrong, where, and what to do.
 
-    Reads the settings, looks at who may read the files, goes through all accounts, connects to every mailhost, and
-    tries what the entries of xinetd, inetd and systemd start. Run it as root: files that only root may read are part of
-    it. The exit status is 1 where there are errors.
+    Reads the settings and certificates, looks at who may read the files, goes through all accounts, connects to every
+    mailhost, with TLS where it is set, and tries what the entries of xinetd, inetd and systemd start. Run it as root:
+    files that only root may read are part of it. The exit status is 1 where there are errors.
     """
     found = activators.find(entries or activators.PLACES)
     report: Report = {}
@@ -45,11 +45,12 @@ def check(site: Site, entries: "tuple[str, ...]", as_json: bool) -> None:
 
 
 def _examine(site: Site, entries: "list[activators.Entry]") -> "Iterable[tuple[str, Iterable[Finding]]]":
-    ports = {protocol: _port(protocol, entries) for protocol in PROTOCOLS}
+    ports = {protocol: _ports(protocol, entries) for protocol in PROTOCOLS}
     settings, findings = assignments.examine(site)
     yield "Settings", findings
     settings = {name: one for name, one in settings.items() if _is_served(site, one, entries)} or settings
     yield "Files", files.examine(site, settings)
+    yield "Certificates", certificates.examine(site, settings, entries)
     modules, findings = sources.examine(settings)
     yield "Account sources", findings
     survey, findings = accounts.examine(site, settings, ports, modules)
@@ -68,9 +69,10 @@ def _is_served(site: Site, settings: Settings, entries: "list[activators.Entry]"
     )
 
 
-def _port(protocol: str, entries: "list[activators.Entry]") -> str:
-    """Where clients come to: as an entry says, else the usual port."""
-    return served_port(protocol, next((entry.port for entry in entries if entry.protocol == protocol), None))
+def _ports(protocol: str, entries: "list[activators.Entry]") -> "list[str]":
+    """Where clients come to, those first that begin in clear: as the entries say, else the usual port."""
+    ours = sorted((entry for entry in entries if entry.protocol == protocol), key=lambda entry: entry.tls)
+    return [served_port(entry.service, entry.port) for entry in ours] or [served_port(protocol, None)]
 
 
 def _show(section: str, findings: "list[Finding]") -> None:

@@ -54,9 +54,9 @@ class Site:
             fail(str(error), CONFIGURATION)
 
 
-def served_port(protocol: str, port: "int | None") -> str:
-    """The port clients are taken to come to: `port`, else the usual one."""
-    return str(port or service_port(protocol))
+def served_port(service: str, port: "int | None") -> str:
+    """The port that clients of a service (imap, imaps, …) are taken to come to: `port`, else the usual one."""
+    return str(port or service_port(service))
 
 
 def clean(value: object) -> str:

@@ -19,6 +19,7 @@ INTERPRETER = "/opt/proxyhelper/bin/python"  # these three as contrib/ has them
 PROGRAM = "/opt/proxyhelper/bin/proxyhelper-"
 COURIERTCPD = "/usr/sbin/couriertcpd"
 USER = "proxyhelper"
+SERVICES = (*PROTOCOLS, "imaps", "pop3s")
 
 UNQUOTED = re.compile(r"[\w/.,@+=:~-]+", re.ASCII)  # what stands for itself in all of these files
 LOCAL_SERVER = re.compile(rf"{PROGRAM}\w+[\s\\]+(/\S+)")
@@ -27,23 +28,24 @@ HIDDEN = re.compile(r"/(home|root|run/user|tmp|var/tmp)/")  # by ProtectHome and
 
 @dataclass(frozen=True)
 class Activator:
-    """Where its files are below contrib/, where they belong, and which units they make: {} is a protocol."""
+    """Where its files are below contrib/, where they belong, and which units they make: {} is a service."""
 
     name: str
     contrib: str
     place: str
     unit: str = ""
 
-    def entries(self, protocols: Sequence[str], local: bool) -> dict[str, str]:
+    def entries(self, services: Sequence[str], local: bool) -> dict[str, str]:
         """File names and texts. Those for local mailboxes stand in for the others of their name."""
         directories = [CONTRIB / self.contrib, *([CONTRIB / f"{self.contrib}-local"] if local else [])]
         files = {file.name: file for directory in directories for file in sorted(directory.iterdir())}
-        return {name: file.read_text() for name, file in files.items() if any(word in name for word in protocols)}
+        wanted = re.compile(rf"proxyhelper-({'|'.join(services)})\b")
+        return {name: file.read_text() for name, file in files.items() if wanted.match(name)}
 
-    def next_step(self, protocols: Sequence[str]) -> str:
+    def next_step(self, services: Sequence[str]) -> str:
         if not self.unit:
             return f"systemctl reload {self.name}"
-        units = " ".join(self.unit.format(protocol) for protocol in protocols)
+        units = " ".join(self.unit.format(service) for service in services)
         return f"systemctl daemon-reload && systemctl enable --now {units}"
 
 
@@ -56,27 +58,29 @@ ACTIVATORS = {
 
 @click.command()
 @click.argument("activator", type=click.Choice(list(ACTIVATORS)))
-@click.option("--imap", is_flag=True, help="IMAP only. [default: both protocols]")
-@click.option("--pop3", is_flag=True, help="POP3 only.")
+@click.option("--imap", is_flag=True, help="IMAP on port 143. [default: this and --pop3]")
+@click.option("--pop3", is_flag=True, help="POP3 on port 110.")
+@click.option("--imaps", is_flag=True, help="IMAP with TLS from the first byte, on port 993.")
+@click.option("--pop3s", is_flag=True, help="POP3 with TLS from the first byte, on port 995.")
 @click.option("--local", is_flag=True, help="For a host with mailboxes: runs as root, with Courier's server behind it.")
 @click.option("-o", "--output", type=click.Path(exists=True, file_okay=False), help="Write files there.")
 @click.option("--force", is_flag=True, help="Overwrite other files of the same names.")
-def entry(activator: str, imap: bool, pop3: bool, local: bool, output: "str | None", force: bool) -> None:
+def entry(activator: str, local: bool, output: "str | None", force: bool, **wanted: bool) -> None:
     """Print the entry with which ACTIVATOR starts this very installation, ready to save.
 
     Without --local it is for a host without mailboxes, and runs as the unprivileged user proxyhelper. Where there are
     several files, each is headed by its path.
     """
-    protocols = [name for name, wanted in zip(PROTOCOLS, (imap, pop3), strict=True) if wanted] or PROTOCOLS
+    services = [name for name in SERVICES if wanted[name]] or PROTOCOLS
     chosen = ACTIVATORS[activator]
-    entries = chosen.entries(protocols, local)
+    entries = chosen.entries(services, local)
     helpers = _usable_programs()
     for doubt in _doubts(chosen, entries, helpers):
         click.echo(click.style("warning: ", fg="yellow", bold=True) + clean(doubt), err=True)
     entries = {name: _adapted(text, helpers) for name, text in entries.items()}
     if output:
         _write(Path(output), entries, force)
-        say("note", f"next, with the files in {chosen.place}: {chosen.next_step(protocols)}")
+        say("note", f"next, with the files in {chosen.place}: {chosen.next_step(services)}")
     elif len(entries) == 1:
         click.echo("".join(entries.values()), nl=False)
     else:

@@ -15,16 +15,19 @@ import click
 
 from .. import accounts
 from ..accounts.account import Account
-from ..activation import Address
-from ..backend import is_temporary, quote, words
+from ..activation import Address, Connection
+from ..backend import is_temporary, quote
 from ..dialogue import imap_client, pop3_client
-from ..dialogue.events import BackendFault, Login, Reply
-from ..failures import BackendRefused, Failure, Temporary, WrongCredentials
+from ..dialogue.events import BackendFault, Forwarded, Login, Reply
+from ..failures import BackendRefused, Failure, Insecure, Temporary, WrongCredentials
 from ..login import check_options, could_be, proof_of, reach_backend, with_domain
+from ..reception import MAX_HOPS
 from ..routing import decide
 from ..settings import Settings
 from ..text import encode
+from ..tls import reason
 from . import activators
+from .checks.certificates import Certificate
 from .console import (
     TEMPORARY,
     USAGE,
@@ -56,6 +59,11 @@ REMEDIES = {
     "connection": "is the server running, and does it let this host connect? proxyhelper check asks them all",
     "greeting": "does a server of this protocol listen there, without TLS?",
     "reply": "is this the account's server? It must know the name with this password, and accept logins without TLS",
+    "backend's TLS": "IMAP_PROXY_TLS, POP3_PROXY_TLS and the account's option mailhosttls say no, starttls or yes; "
+    "PROXY_CAFILE names who certifies backends. proxyhelper check asks them all",
+    "insecure": "log in with --starttls or --tls",
+    "TLS": "proxyhelper check looks at the certificates and the settings about TLS",
+    "helper": "the helper's own log line says more; without --starttls and --tls each step towards a backend is shown",
     "loop": "set PROXY_HOSTNAME, or change the mailhost, so that they agree; proxyhelper check says more",
     "local server": "proxyhelper check looks at the entries and local servers; the helper's own log line says more",
 }
@@ -82,8 +90,12 @@ class Walk:
     def failed(self, failure: Failure) -> None:
         self._add("error", self.step, str(failure))
         if not self._quiet:
-            remedy = REMEDIES["loop" if failure.kind == "loop" else self.step]
-            click.echo(" " * 9 + click.style("→ ", fg="cyan") + remedy)
+            click.echo(" " * 9 + click.style("→ ", fg="cyan") + REMEDIES[self._at_fault(failure)])
+
+    def _at_fault(self, failure: Failure) -> str:
+        if failure.kind in ("loop", "insecure"):
+            return failure.kind
+        return "backend's TLS" if self.step in ("greeting", "reply") and "TLS" in str(failure) else self.step
 
     def _add(self, level: str, step: str, outcome: str) -> None:
         now = time.monotonic()
@@ -99,21 +111,25 @@ class Walk:
 @click.argument("user")
 @click.option("--imap", "protocol", flag_value="imap", default="imap", help="Log in by IMAP. [default]")
 @click.option("--pop3", "protocol", flag_value="pop3", help="Log in by POP3.")
+@click.option("--starttls", "tls", flag_value="starttls", help="Go through the helper, with STARTTLS (POP3's STLS).")
+@click.option("--tls", "tls", flag_value="yes", help="Go through the helper, with TLS from the first byte.")
 @entries_option
 @json_option
 @click.pass_obj
-def login(site: Site, user: str, protocol: str, entries: "tuple[str, ...]", as_json: bool) -> None:
+def login(site: Site, user: str, protocol: str, tls: "str | None", entries: "tuple[str, ...]", as_json: bool) -> None:
     """Log in as USER the way the helper does, up to the real server, and say what came of each step.
 
     Asks for the password; where standard input is no terminal, its first line is the password. A mailbox on this host
-    is logged in to by starting the helper with its local server, as an activator's entry on this host says.
+    is logged in to by starting the helper with its local server, as an activator's entry on this host says. With
+    --starttls or --tls every login goes through the helper that an entry starts, as a mail program's would; the
+    certificate that it shows is told, and not verified.
     """
     settings = site.settings(protocol)
     attempt = Login(encode(user), encode(_ask_password()))
     walk = Walk(quiet=as_json)
     status = 0
     try:
-        _walk(walk, site, settings, attempt, _entry_of(protocol, entries or activators.PLACES))
+        _walk(walk, site, settings, attempt, _entry_of(protocol, entries or activators.PLACES, tls), tls)
     except Failure as failure:
         walk.failed(failure)
         is_down = isinstance(failure, BackendRefused) and is_temporary(failure.reply.verdict)
@@ -131,12 +147,18 @@ def _ask_password() -> str:
     return sys.stdin.buffer.readline().rstrip(b"\r\n").decode("utf-8", "surrogateescape")
 
 
-def _entry_of(protocol: str, places: "tuple[str, ...]") -> "activators.Entry | None":
-    return next((entry for entry in activators.find(places) if entry.protocol == protocol), None)
+def _entry_of(protocol: str, places: "tuple[str, ...]", tls: "str | None") -> "activators.Entry | None":
+    """The first that serves clients who come this way; if that is all the same, who begin in clear."""
+    ours = [entry for entry in activators.find(places) if entry.protocol == protocol]
+    if tls:
+        return next((entry for entry in ours if (entry.wraps if tls == "yes" else not entry.tls)), None)
+    return min(ours, key=lambda entry: entry.tls, default=None)
 
 
-def _walk(walk: Walk, site: Site, settings: Settings, login: Login, entry: "activators.Entry | None") -> None:
-    port = served_port(settings.protocol, entry.port if entry else None)
+def _walk(
+    walk: Walk, site: Site, settings: Settings, login: Login, entry: "activators.Entry | None", tls: "str | None"
+) -> None:
+    port = served_port(entry.service, entry.port) if entry else served_port(settings.protocol, None)
     walk.begin("account")
     if not could_be(encode(login.user)) or not could_be(login.password):
         raise WrongCredentials("not a name or password at all: empty, or with control characters")
@@ -148,21 +170,30 @@ def _walk(walk: Walk, site: Site, settings: Settings, login: Login, entry: "acti
     account = accounts.authenticate(settings, service, name, proof_of(login))
     walk.done("password", "right")
     walk.begin("options")
-    check_options(account, settings)
+    secure = bool(tls) or settings.tls or bool(entry and entry.tls)
+    check_options(account, settings, secure)
     walk.done("options", account.options_text() or "none")
     walk.begin("route")
     route = decide(account, settings, port)
     walk.done("route", route.reason)
-    if route.host:
+    if route.host and not tls:
         walk.begin("name")
-        backend = reach_backend(route, account, login, settings, Address("", port), False, walk.done)
+        connection = Connection(Address(), Address("", port))
+        told = Forwarded(ttl=MAX_HOPS - 1)
+        backend = reach_backend(route, account, login, settings, connection, told, tell=walk.done)
         backend.socket.close()
         walk.done("reply", _shown(backend.reply, login))
-    else:
-        walk.begin("local server")
-        if entry is None:
-            raise Temporary(f"nothing on this host starts proxyhelper-{settings.protocol}: see proxyhelper entry")
-        _log_in_here(walk, site, entry, login, port)
+        return
+    walk.begin("helper" if route.host else "local server")
+    if settings.tls_required and not secure:
+        raise Insecure(f"{settings.protocol.upper()}_TLS_REQUIRED is on")
+    if entry is None:
+        how = {"starttls": " without TLS from the first byte", "yes": " with TLS from the first byte"}.get(
+            tls or "", ""
+        )
+        raise Temporary(f"nothing on this host starts proxyhelper-{settings.protocol}{how}: see proxyhelper entry")
+    said = _log_in_here(walk, site, entry, login, port, tls or ("yes" if entry.wraps else "no"))
+    walk.done(walk.step, said if route.host else f"{' '.join(entry.local_server)}: {said}")
 
 
 def _shown(reply: Reply, login: Login) -> str:
@@ -177,21 +208,22 @@ def _said_of(name: str, find: "Callable[[], Account]") -> Account:
         raise WrongCredentials(f"{name}: {failure}") from None
 
 
-def _log_in_here(walk: Walk, site: Site, entry: activators.Entry, login: Login, port: str) -> None:
-    """Through the helper and its local server, started as an entry of this host says. Raises a Failure."""
+def _log_in_here(walk: Walk, site: Site, entry: activators.Entry, login: Login, port: str, tls: str) -> str:
+    """Through the helper, started as an entry of this host says; what it, or the server behind it, says in the end.
+    Raises a Failure."""
     ours, theirs = socket.socketpair()
-    told = {"TCPREMOTEIP": "127.0.0.1", "TCPREMOTEPORT": "0", "TCPLOCALPORT": port}
+    told = {"TCPREMOTEIP": "127.0.0.1", "TCPREMOTEPORT": "0", "TCPLOCALPORT": port, "PROXY_PROTOCOL": "0"}
     environment = {"PROXYHELPER_CONFDIR": site.directory, "PATH": "/usr/bin:/bin", **entry.environment, **told}
     command = [*entry.program, *entry.local_server]
-    with ours, theirs, tempfile.TemporaryFile() as log:
+    with Client(ours, entry.protocol, login, tls, walk) as client, theirs, tempfile.TemporaryFile() as log:
         with _started(command, theirs.fileno(), log.fileno(), environment):
             theirs.close()
             try:
-                reply = _converse(ours, entry.protocol, login)
+                reply = client.log_in()
                 said = _shown(reply, login)
             except (OSError, BackendFault) as error:
-                reply, said = None, words(error)
-            ours.close()
+                reply, said = None, reason(error)
+            client.close()
         log.seek(0)
         logged = log.read(CHUNK).decode(errors="backslashreplace").splitlines()
     because = "; ".join([said, *(line for line in logged if not line.startswith(("DEBUG:", "INFO:")))][:3])
@@ -199,7 +231,7 @@ def _log_in_here(walk: Walk, site: Site, entry: activators.Entry, login: Login, 
         raise Temporary(because)
     if not reply.accepted:
         raise BackendRefused(because, reply)
-    walk.done("local server", f"{' '.join(entry.local_server)}: {said}")
+    return said
 
 
 @contextmanager
@@ -223,19 +255,63 @@ def _started(command: "list[str]", connection: int, log: int, environment: "dict
         helper.wait()
 
 
-def _converse(connection: socket.socket, protocol: str, login: Login) -> Reply:
-    """Log in as a mail program does. Raises OSError, BackendFault."""
-    user = encode(login.user)
-    client: imap_client.Client | pop3_client.Client = (
-        imap_client.Client(user, login.password, False)
-        if protocol == "imap"
-        else pop3_client.Client(user, login.password, False)
-    )
-    connection.settimeout(LOCAL_SECONDS)
-    while client.reply is None:
-        data = connection.recv(CHUNK)
-        if not data:
-            raise BackendFault(f"the connection ended in place of a {client.state}")
-        if to_send := client.feed(data):
-            connection.sendall(to_send)
-    return client.reply
+class Client:
+    """A mail program's side of a connection. `tls` as in Settings.proxy_tls; what the helper shows is not verified."""
+
+    def __init__(self, connection: socket.socket, protocol: str, login: Login, tls: str, walk: Walk) -> None:
+        new_dialogue = imap_client.Client if protocol == "imap" else pop3_client.Client
+        self._dialogue = new_dialogue(encode(login.user), login.password, False, starttls=tls == "starttls")
+        self._connection = connection
+        self._tls = tls
+        self._walk = walk
+        self._behind_tls = walk.step
+
+    def __enter__(self) -> "Client":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        self._connection.close()
+
+    def log_in(self) -> Reply:
+        """Raises OSError, BackendFault."""
+        dialogue = self._dialogue
+        self._connection.settimeout(LOCAL_SECONDS)
+        if self._tls != "no":
+            self._walk.step = "TLS"
+        if self._tls == "yes":
+            self._begin_tls()
+        while dialogue.reply is None:
+            data = self._connection.recv(CHUNK)
+            if not data:
+                raise BackendFault(f"the connection ended in place of a {dialogue.state}")
+            to_send = dialogue.feed(data)
+            if dialogue.wants_tls:
+                self._begin_tls()
+                to_send = dialogue.secured()
+            if to_send:
+                self._connection.sendall(to_send)
+        return dialogue.reply
+
+    def _begin_tls(self) -> None:
+        import ssl
+
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        self._connection = secured = context.wrap_socket(self._connection)
+        cipher = secured.cipher()
+        self._walk.done("TLS", f"{secured.version()}, {cipher[0] if cipher else ''}")
+        self._walk.done("certificate", str(_certificate(secured.getpeercert(binary_form=True) or b"")))
+        self._walk.step = self._behind_tls
+
+
+def _certificate(der: bytes) -> Certificate:
+    import ssl
+
+    with tempfile.NamedTemporaryFile("w", suffix=".pem") as file:
+        file.write(ssl.DER_cert_to_PEM_cert(der))
+        file.flush()
+        return Certificate.read(file.name)

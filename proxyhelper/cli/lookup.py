@@ -9,10 +9,12 @@ from ..accounts.account import Account
 from ..failures import Failure, WrongCredentials
 from ..login import check_options, with_domain
 from ..routing import Route, decide
-from ..settings import ConfigurationError, Settings, load
+from ..settings import ConfigurationError, Settings, is_true, load
 from ..text import decode
 from .console import PROTOCOLS, Site, clean, fail, json_option, print_json, served_port, status_of
 from .forms import form_of
+
+TLS_MODES = {"no": "", "starttls": " with STARTTLS", "yes": " with TLS"}
 
 
 class Misconfigured(Failure):
@@ -30,18 +32,28 @@ class Found:
         self.account: Account | None = None
         self.route: Route | None = None
         self.failure: Failure | None = None
+        self.only_behind_tls = ""
         try:
             settings = load(protocol, site.environment)
             self.name = with_domain(name, settings)
             self.account = accounts.find(settings, settings.services.get(port) or protocol, self.name)
             self.route = decide(self.account, settings, port)
-            check_options(self.account, settings)
+            check_options(self.account, settings, secure=True)
+            self.only_behind_tls = _why_only_behind_tls(self.account, settings)
             if not _is_provable(self.account, settings):
                 raise WrongCredentials("the account has no password for this service")
         except Failure as failure:
             self.failure = failure
         except ConfigurationError as error:
             self.failure = Misconfigured(str(error))
+
+
+def _why_only_behind_tls(account: Account, settings: Settings) -> str:
+    """The setting or account option that refuses logins in clear, or ""."""
+    if settings.tls_required:
+        return f"{settings.protocol.upper()}_TLS_REQUIRED"
+    option = f"disableinsecure{settings.protocol}"
+    return option if is_true(account.options.get(option, "")) else ""
 
 
 def _is_provable(account: Account, settings: Settings) -> bool:
@@ -104,14 +116,18 @@ def _way(one: Found) -> str:
     if one.failure:
         return f"no login: {one.failure}"
     assert one.route
-    to = f"to {one.route.host} port {one.route.port}" if one.route.host else "to the local server"
-    return f"{to}: {one.route.reason}"
+    to = "to the local server"
+    if one.route.host:
+        to = f"to {one.route.host} port {one.route.port}{TLS_MODES[one.route.tls]}"
+    only = f"; only for clients behind TLS ({one.only_behind_tls})" if one.only_behind_tls else ""
+    return f"{to}: {one.route.reason}{only}"
 
 
 def _as_json(one: Found) -> "dict[str, object]":
-    route = one.route and {"host": one.route.host, "port": one.route.port, "reason": one.route.reason}
+    route = one.route and {name: getattr(one.route, name) for name in ("host", "port", "tls", "reason")}
     return {
         "account": one.account and _fields(one.account),
         "route": route,
+        "only_behind_tls": one.only_behind_tls,
         "failure": one.failure and {"kind": one.failure.kind, "reason": str(one.failure)},
     }

@@ -9,6 +9,7 @@ import pty
 import select
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from real.certificates import Authority
 from support import CAPABILITY, CHECKOUT, DEADLINE, Site, admin, command
 
 GREETING = {"imap": b"* OK [CAPABILITY IMAP4rev1] real\r\n", "pop3": b"+OK real\r\n"}
@@ -77,7 +79,7 @@ def site(tmp_path: Path) -> Site:
     directory = tmp_path / "etc"
     directory.mkdir(0o755)
     site = Site(directory)
-    common = ["PROXY_HOSTNAME=front.example", "LOGIN_FAIL_DELAY=0", "PROXY_TIMEOUT=5"]
+    common = ["PROXY_HOSTNAME=front.example", "PROXY_TRUSTED=127.0.0.0/8", "LOGIN_FAIL_DELAY=0", "PROXY_TIMEOUT=5"]
     write(directory, "imapd", "# IMAP", "IMAP_PROXY=1", f'IMAP_CAPABILITY="{CAPABILITY}"', *common)
     write(directory, "pop3d", "# POP3", "POP3_PROXY=1", *common)
     return site
@@ -95,6 +97,11 @@ def add(site: Site) -> Callable[..., None]:
     return to
 
 
+@pytest.fixture(scope="session")
+def authority(tmp_path_factory: pytest.TempPathFactory) -> Authority:
+    return Authority(tmp_path_factory.mktemp("authority"))
+
+
 @pytest.fixture
 def no_entries(tmp_path: Path) -> Path:
     """In place of the activators' entries that the machine of the tests has."""
@@ -107,14 +114,22 @@ def no_entries(tmp_path: Path) -> Path:
 def entry(tmp_path: Path) -> Callable[..., Path]:
     """Write xinetd's entry of the helper into a file."""
 
-    def make(protocol: str, *local: str, user: str = "root", program: list[str] | None = None, port: int = 0) -> Path:
+    def make(
+        protocol: str,
+        *local: str,
+        user: str = "root",
+        program: list[str] | None = None,
+        port: int = 0,
+        env: str = "",
+    ) -> Path:
         argv = [*(program or command(protocol)), *local]
         return write(
             tmp_path,
-            f"xinetd.{protocol}",
+            f"xinetd.{protocol}{'s' * bool(env)}",
             f"service {protocol}",
             "{",
             f"port = {port or {'imap': 143, 'pop3': 110}[protocol]}",
+            f"env = {env}",
             f"user = {user}",
             "flags = NAMEINARGS",
             f"server = {argv[0]}",
@@ -152,19 +167,37 @@ def check(run: Callable[..., subprocess.CompletedProcess[str]], no_entries: Path
     return examine
 
 
+STARTTLS = {b"pr": b"proxy3 OK now\r\n", b"ST": b"+OK now\r\n"}
+"""Answers to IMAP's and POP3's command by its first letters."""
+
+
 @contextmanager
-def greeter(greeting: bytes, host: str = "127.0.0.1", port: int = 0) -> Iterator[str]:
-    """A mailhost that says this to everybody."""
+def greeter(
+    greeting: bytes, host: str = "127.0.0.1", port: int = 0, tls: str = "no", certificate: Path | None = None
+) -> Iterator[str]:
+    """A mailhost that says this to everybody; `tls` as in IMAP_PROXY_TLS."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    if certificate:
+        context.load_cert_chain(certificate)
+
+    def serve_one(client: socket.socket) -> None:
+        client.settimeout(DEADLINE)
+        if tls == "yes":
+            client = context.wrap_socket(client, server_side=True)
+        client.sendall(greeting)
+        if tls == "starttls":
+            client.sendall(STARTTLS[client.recv(4096)[:2]])
+            client = context.wrap_socket(client, server_side=True)
+        client.recv(1)
+        client.close()
+
     with socket.create_server((host, port)) as listener:
 
         def serve() -> None:
             with contextlib.suppress(OSError):
                 while True:
-                    with listener.accept()[0] as client:
-                        client.sendall(greeting)
-                        client.settimeout(DEADLINE)
-                        with contextlib.suppress(OSError):
-                            client.recv(1)
+                    with listener.accept()[0] as client, contextlib.suppress(OSError):
+                        serve_one(client)
 
         thread = threading.Thread(target=serve, daemon=True)
         thread.start()

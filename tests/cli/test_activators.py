@@ -163,6 +163,23 @@ def test_couriertcpd(found: Found, argument: str, port: int | None) -> None:
     assert (entry.activator, entry.program, entry.local_server, entry.port) == ("systemd", IMAP, LOCAL, port)
 
 
+def test_couriertls(found: Found) -> None:
+    command = f"/usr/sbin/couriertcpd -address=0 993 /usr/bin/couriertls -server -tcpd {COMMAND}"
+    (entry,) = found({"etc/mail.service": f"ExecStart={command}\n"})
+    assert (entry.program, entry.local_server, entry.port) == (IMAP, LOCAL, 993)
+    assert (entry.service, entry.tls, entry.wraps) == ("imaps", True, False)
+
+
+@pytest.mark.parametrize(("value", "tls"), [("1", True), ("yes", True), ("0", False), ("", False)])
+@pytest.mark.parametrize("activator", ["xinetd", "systemd"])
+def test_tls_from_the_first_byte(found: Found, activator: str, value: str, tls: bool) -> None:
+    setting = f"PROXY_TLS_WRAP={value}"
+    unit = f"Environment={setting}\nExecStart={COMMAND}\n"
+    files = {"xinetd.d/mail": xinetd(f"env = {setting}")} if activator == "xinetd" else {"etc/mail.service": unit}
+    (entry,) = found(files)
+    assert (entry.tls, entry.wraps, entry.service) == (tls, tls, "imaps" if tls else "imap")
+
+
 def test_unreadable_file(found: Found, tmp_path: Path) -> None:
     (tmp_path / "xinetd.conf").symlink_to("xinetd.conf")
     os.mkfifo(tmp_path / "inetd.conf")

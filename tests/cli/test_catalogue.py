@@ -36,6 +36,10 @@ class Recorder(Values):
         self.flags.add(name)
         return super().flag(name)
 
+    def renamed(self, in_environment: str, in_files: str) -> str:
+        self.of_environment.add(in_environment)
+        return super().renamed(in_environment, in_files)
+
     def environment_flag(self, name: str) -> bool:
         self.of_environment.add(name)
         return super().environment_flag(name)
@@ -55,7 +59,9 @@ def recorders(protocol: str) -> list[Recorder]:
     """With and without TLS: settings.py asks for some names on one side only."""
     made = [Recorder({}), Recorder({f"{protocol.upper()}_TLS": "1"})]
     for recorder in made:
-        Settings(protocol, "/", {}, recorder)
+        settings = Settings(protocol, "/", {}, recorder)
+        settings.offer(secure=False)
+        settings.offer(secure=True)
     return made
 
 
@@ -81,8 +87,8 @@ def test_prefixes(recorders: list[Recorder]) -> None:
 
 
 def test_environment(protocol: str, recorders: list[Recorder]) -> None:
-    assert union([recorder.of_environment for recorder in recorders]) == {f"{protocol.upper()}_TLS"}
-    assert f"{protocol.upper()}_TLS" in catalogue.ENVIRONMENT_ONLY
+    only = union([recorder.of_environment - recorder.read for recorder in recorders])
+    assert only == catalogue.ENVIRONMENT_ONLY & (only | {f"{protocol.upper()}_TLS", "PROXY_TLS_WRAP"})
 
 
 def test_nothing_is_in_two_lists() -> None:

@@ -215,12 +215,6 @@ def test_proxy_user(healthy: Site, add: Add, check: Check, user: str) -> None:
     assert (finding.file, finding.line) == (str(healthy.directory / "imapd"), number)
 
 
-def test_tls_required(healthy: Site, add: Add, check: Check) -> None:
-    add("imapd", "IMAP_TLS_REQUIRED=1")
-    finding = check().one("refused without TLS")
-    assert (finding.level, finding.setting) == ("note", "IMAP_TLS_REQUIRED")
-
-
 def test_no_files_at_all(healthy: Site, check: Check) -> None:
     for name in ("imapd", "pop3d"):
         (healthy.directory / name).unlink()
@@ -697,7 +691,15 @@ def test_sections_in_text(healthy: Site, run: Run, no_entries: Path) -> None:
     done = run("check", "--entries", no_entries)
     lines = done.stdout.splitlines()
     sections = [line for line in lines if line and not line.startswith(" ")]
-    assert sections[:-1] == ["Settings", "Files", "Account sources", "Accounts", "Mailhosts", "Activators"]
+    assert sections[:-1] == [
+        "Settings",
+        "Files",
+        "Certificates",
+        "Account sources",
+        "Accounts",
+        "Mailhosts",
+        "Activators",
+    ]
     assert sections[-1] == f"{healthy.directory}: 0 errors, 0 warnings"
     assert (done.returncode, done.stderr) == (0, "")
 

@@ -7,8 +7,10 @@ import importlib.util
 import os
 import pty
 import re
+import shutil
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -146,8 +148,10 @@ def nothing_left(demo: Demo, temporary: Path) -> Iterator[None]:
     assert list(temporary.iterdir()) == []
 
 
-def log_in(demo: Demo, person: str) -> imaplib.IMAP4:
+def log_in(demo: Demo, person: str, tls: bool = False) -> imaplib.IMAP4:
     client = imaplib.IMAP4("127.0.0.1", demo.port(), DEADLINE)
+    if tls:
+        client.starttls(ssl._create_unverified_context())
     client.login(f"{person}@example.com", f"{person}-secret")
     return client
 
@@ -177,6 +181,17 @@ def test_shows_four_logins_then_serves_until_stopped(temporary):
             assert demo.stop(signal.SIGTERM) == 0
         assert refuses("127.0.0.1", demo.port())
         assert demo.errors() == ""
+
+
+def test_starttls(temporary):
+    need(shutil.which("openssl") is not None, "openssl")
+    with running(temporary) as demo:
+        demo.read_up_to(LIVE)
+        assert f"-starttls imap -connect 127.0.0.1:{demo.port()}" in demo.text
+        log_in(demo, "alice", tls=True).logout()
+        demo.read_up_to("INFO: LOGOUT, user=alice@example.com")
+        assert "tls=TLSv1.3" in demo.text
+        assert next(temporary.glob("*/key.pem")).stat().st_mode & 0o777 == 0o600
 
 
 def test_ctrl_c_at_a_terminal_and_colours(temporary):

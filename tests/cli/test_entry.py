@@ -44,10 +44,40 @@ def test_this_installation(tmp_path: Path, activator: str, local: list[str]) -> 
     place.mkdir()
     write(place, activator, *local)
     for entry, protocol, port in zip(find([str(place)]), ("imap", "pop3"), (143, 110), strict=True):
-        assert (entry.protocol, entry.program, entry.port) == (protocol, programs(protocol), port)
+        assert (entry.protocol, entry.program, entry.port, entry.tls) == (protocol, programs(protocol), port, False)
         assert entry.local_server == ([LOCAL_SERVERS[protocol], "Maildir"] if local else [])
         assert entry.user == ("root" if local else "proxyhelper")
     assert not any("/opt/" in file.read_text() for file in place.iterdir())
+
+
+@pytest.mark.parametrize("local", [[], ["--local"]], ids=["proxy", "local"])
+@pytest.mark.parametrize("activator", ["xinetd", "systemd", "couriertcpd"])
+def test_tls_from_the_first_byte(tmp_path: Path, activator: str, local: list[str]) -> None:
+    place = tmp_path / ("xinetd.d" if activator == "xinetd" else "units")
+    place.mkdir()
+    write(place, activator, "--imaps", "--pop3s", *local)
+    for entry, protocol, port in zip(find([str(place)]), ("imap", "pop3"), (993, 995), strict=True):
+        assert (entry.protocol, entry.program, entry.port, entry.tls) == (protocol, programs(protocol), port, True)
+        assert entry.environment == {"PROXY_TLS_WRAP": "1"}
+        assert entry.local_server == ([LOCAL_SERVERS[protocol], "Maildir"] if local else [])
+
+
+@pytest.mark.parametrize(
+    ("chosen", "units"),
+    [
+        ([], ["imap", "pop3"]),
+        (["--imap"], ["imap"]),
+        (["--imaps"], ["imaps"]),
+        (["--pop3s", "--imap"], ["imap", "pop3s"]),
+        (["--imap", "--pop3", "--imaps", "--pop3s"], ["imap", "pop3", "imaps", "pop3s"]),
+    ],
+)
+def test_chosen_services(tmp_path: Path, chosen: list[str], units: list[str]) -> None:
+    told = admin("entry", "couriertcpd", *chosen, "--output", tmp_path)
+    assert {file.name for file in tmp_path.iterdir()} == {f"proxyhelper-{unit}.service" for unit in units}
+    assert told.stdout.splitlines()[-1].endswith(
+        " ".join(["--now", *(f"proxyhelper-{unit}.service" for unit in units)])
+    )
 
 
 @pytest.mark.parametrize(
@@ -57,6 +87,10 @@ def test_this_installation(tmp_path: Path, activator: str, local: list[str]) -> 
         (
             ["systemd", "--pop3", "--local"],
             ["/etc/systemd/system/proxyhelper-pop3.socket", "/etc/systemd/system/proxyhelper-pop3@.service"],
+        ),
+        (
+            ["systemd", "--imaps"],
+            ["/etc/systemd/system/proxyhelper-imaps.socket", "/etc/systemd/system/proxyhelper-imaps@.service"],
         ),
     ],
 )
@@ -141,19 +175,39 @@ def test_path_that_needs_quotes(tmp_path: Path) -> None:
 
 AS_POP3 = {
     "/usr/bin/imapd": "/usr/lib/courier/courier/courierpop3d",
-    "courier-imap.service": "courier-pop.service",
+    "courier-imap": "courier-pop",
     "imaplogin": "courierpop3login",
     "imap": "pop3",
     "IMAP": "POP3",
     "143": "110",
+    "993": "995",
+}
+AS_TLS = {
+    **{kept: kept for kept in ("bin/proxyhelper-imap", "/usr/bin/imapd")},
+    "courier-imap": "courier-imap-ssl",
+    "proxyhelper-imap": "proxyhelper-imaps",
+    "service imap": "service imaps",
+    "imapd": "imapd-ssl",
+    "IMAP": "IMAPS",
+    "143": "993",
 }
 
 
 @pytest.mark.parametrize("file", [file for file in FILES if "imap" in file.name], ids=named)
 def test_pop3_is_as_imap(file: Path) -> None:
-    words = re.compile("|".join(AS_POP3))
-    as_pop3 = words.sub(lambda word: AS_POP3[word[0]], file.read_text())
-    assert (file.parent / file.name.replace("imap", "pop3")).read_text() == as_pop3
+    assert (file.parent / file.name.replace("imap", "pop3")).read_text() == reworded(file, AS_POP3)
+
+
+@pytest.mark.parametrize("file", [file for file in FILES if re.search(r"imap\b", file.name)], ids=named)
+def test_imaps_is_as_imap(file: Path) -> None:
+    lines = (file.parent / file.name.replace("imap", "imaps")).read_text().splitlines(keepends=True)
+    about_tls = [line for line in lines if re.search("TLS_WRAP|TLS from the first byte", line)]
+    assert [line for line in lines if line not in about_tls] == reworded(file, AS_TLS).splitlines(keepends=True)
+    assert len(about_tls) == (0 if file.suffix == ".socket" else 2)
+
+
+def reworded(file: Path, words: dict[str, str]) -> str:
+    return re.sub("|".join(words), lambda word: words[word[0]], file.read_text())
 
 
 def analyze(*arguments: str | Path) -> str:
@@ -166,7 +220,8 @@ def analyze(*arguments: str | Path) -> str:
 @pytest.mark.parametrize("activator", ["systemd", "couriertcpd"])
 def test_systemd_has_nothing_to_say(tmp_path: Path, activator: str, local: list[str]) -> None:
     need(activator == "systemd" or shutil.which("couriertcpd", path="/usr/sbin") is not None, "couriertcpd")
-    assert analyze("verify", *write(tmp_path, activator, *local)) == ""
+    every = ["--imap", "--pop3", "--imaps", "--pop3s"]
+    assert analyze("verify", *write(tmp_path, activator, *every, *local)) == ""
 
 
 @pytest.mark.parametrize("file", [file for file in UNITS if file.suffix == ".service"], ids=named)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from real.certificates import Authority
 from scripted import GREETING, Backend, Login, closed_port, read_login
 from support import DEADLINE, Site, admin, need, open_directory
 
@@ -51,8 +52,11 @@ def protocol(request: pytest.FixtureRequest) -> str:
 def login(run: Run, protocol: str, no_entries: Path) -> Callable[..., Walked]:
     """Walk the way of u1 with a password. Neither text nor JSON shows it."""
 
-    def walk(password: str = PASSWORD, user: str = "u1", entries: Path = no_entries, **options: object) -> Walked:
-        what = ["login", f"--{protocol}", "--entries", str(entries), "--json", "--", user]
+    def walk(
+        password: str = PASSWORD, user: str = "u1", entries: Path = no_entries, tls: str = "", **options: object
+    ) -> Walked:
+        flags = [f"--{tls}"] if tls else []
+        what = ["login", f"--{protocol}", "--entries", str(entries), "--json", *flags, "--", user]
         done = run(*what, text=password + "\n", **options)
         assert done.stdout, done.stderr
         assert not password.strip() or password not in done.stdout + done.stderr
@@ -408,3 +412,128 @@ def test_hostile_local_server(here: Path, protocol: str, run: Run, entry: Callab
     what = ["login", "u1", f"--{protocol}", "--entries", entry(protocol, str(here), "Maildir")]
     done = run(*what, text=PASSWORD + "\n")
     assert (done.returncode, "\\x1b[2J" in done.stdout) == (0, True)
+
+
+# TLS
+
+
+@pytest.fixture
+def certified(site: Site, add: Add, authority: Authority) -> str:
+    """STARTTLS is offered to clients of both protocols; what is said of the certificate."""
+    certificate = authority.issue("front", "DNS:mail.example.com", "DNS:pop.example.com")
+    for name, setting in (("imapd", "IMAPDSTARTTLS"), ("pop3d", "POP3_STARTTLS")):
+        add(name, f"{setting}=YES", f"TLS_CERTFILE={certificate.both}")
+    return "for mail.example.com, pop.example.com, valid from "
+
+
+TLS_ENTRY = {"starttls": "", "tls": "PROXY_TLS_WRAP=1"}
+BEHIND_TLS = [*ON_THE_WAY, "TLS", "certificate"]
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_local_server_behind_tls(
+    here: Path, certified: str, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path], tls: str
+) -> None:
+    write_server(here, SAYS_OK[protocol])
+    walked = login(entries=entry(protocol, str(here), "Maildir", env=TLS_ENTRY[tls]), tls=tls)
+    assert (walked.status, walked.names) == (0, [*BEHIND_TLS, "local server"])
+    assert str(walked.steps[-3]["outcome"]).startswith("TLSv1.3, TLS_")
+    assert str(walked.steps[-2]["outcome"]).startswith(certified)
+    assert walked.last.startswith(f"{here} Maildir: ")
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+@pytest.mark.parametrize("accepted", [True, False])
+def test_backend_through_the_helper(
+    site: Site,
+    certified: str,
+    protocol: str,
+    backend: Backend,
+    login: Callable[..., Walked],
+    entry: Callable[..., Path],
+    in_background: Callable[..., Future[Walked]],
+    tls: str,
+    accepted: bool,
+) -> None:
+    need(os.geteuid() == 0, "root, to become PROXY_USER")
+    site.account("u1", PASSWORD, mailhost=backend.mailhost)
+    future = in_background(login, entries=entry(protocol, env=TLS_ENTRY[tls]), tls=tls)
+    wire = backend.greet(GREETING[protocol])
+    given = read_login(protocol, wire)
+    assert (given.user, given.password) == (b"u1", PASSWORD.encode())
+    verdict = OK[protocol] if accepted else {"imap": b"NO full", "pop3": b"-ERR full"}[protocol]
+    wire.send(given.reply(verdict))
+    walked = future.result(DEADLINE)
+    assert (walked.status, walked.names) == (0 if accepted else 77, [*BEHIND_TLS, "helper"])
+    assert walked.last.startswith(verdict.decode())
+
+
+def test_entry_with_tls_alone(
+    here: Path, certified: str, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path]
+) -> None:
+    """Nothing needs to be asked for where there is no other way in."""
+    write_server(here, SAYS_OK[protocol])
+    walked = login(entries=entry(protocol, str(here), "Maildir", env=TLS_ENTRY["tls"]))
+    assert (walked.status, walked.names) == (0, [*BEHIND_TLS, "local server"])
+
+
+@pytest.mark.parametrize("tls", ["starttls", "tls"])
+def test_the_entry_for_the_way_counts(
+    here: Path, certified: str, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path], tls: str
+) -> None:
+    other = {"starttls": "tls", "tls": "starttls"}[tls]
+    entry(protocol, "/nonexistent/server", "Maildir", env=TLS_ENTRY[other])
+    write_server(here, SAYS_OK[protocol])
+    directory = entry(protocol, str(here), "Maildir", env=TLS_ENTRY[tls]).parent
+    both = directory / "xinetd.d"
+    both.mkdir()
+    for file in directory.glob("xinetd.*[3ps]"):
+        file.rename(both / file.name.replace(".", "-"))
+    assert login(entries=both, tls=tls).status == 0
+    assert "/nonexistent/server" in login(entries=both, tls=other).last
+
+
+def test_no_entry_for_the_way(
+    here: Path, certified: str, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path]
+) -> None:
+    walked = login(entries=entry(protocol, str(here), "Maildir"), tls="tls")
+    assert (walked.status, walked.names) == (75, [*ON_THE_WAY, "local server"])
+    assert "with TLS from the first byte" in walked.last
+
+
+@pytest.mark.parametrize(("tls", "why"), [("starttls", "does not offer STARTTLS"), ("tls", "certificate")])
+def test_no_certificate(
+    here: Path, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path], tls: str, why: str
+) -> None:
+    walked = login(entries=entry(protocol, str(here), "Maildir", env=TLS_ENTRY[tls]), tls=tls)
+    assert (walked.status, walked.names) == (75, [*ON_THE_WAY, "TLS"])
+    assert why in walked.last
+
+
+def test_only_behind_tls(
+    here: Path,
+    certified: str,
+    site: Site,
+    add: Add,
+    protocol: str,
+    login: Callable[..., Walked],
+    entry: Callable[..., Path],
+) -> None:
+    write_server(here, SAYS_OK[protocol])
+    add(f"{protocol}d", f"{protocol.upper()}_TLS_REQUIRED=1")
+    served = entry(protocol, str(here), "Maildir")
+    walked = login(entries=served)
+    assert walked.status == 77
+    assert "TLS_REQUIRED" in walked.last
+    assert login(entries=served, tls="starttls").status == 0
+
+
+def test_insecure_account(
+    here: Path, certified: str, site: Site, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path]
+) -> None:
+    write_server(here, SAYS_OK[protocol])
+    options = f"disableinsecure{protocol}=1"
+    site.account("u2", PASSWORD, mailhost="front.example", home=str(here.parent), options=options)
+    served = entry(protocol, str(here), "Maildir")
+    assert login(user="u2", entries=served).status == 77
+    assert login(user="u2", entries=served, tls="starttls").status == 0

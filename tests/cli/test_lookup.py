@@ -61,6 +61,7 @@ def test_json(site: Site, lookup: Run) -> None:
         assert one["route"] == {
             "host": "servera.example",
             "port": 1143,
+            "tls": "no",
             "reason": "mailhost servera.example is another host",
         }
         assert one["failure"] is None
@@ -120,8 +121,20 @@ def test_both_services_disabled(site: Site, lookup: Run) -> None:
 
 def test_only_over_tls(site: Site, lookup: Run) -> None:
     site.account("u1", mailhost="servera.example", options="disableinsecureimap=1")
-    assert "disableinsecureimap" in values(lookup("u1"))["IMAP"]
-    assert values(lookup("u1", env={"IMAP_TLS": "1"}))["IMAP"].startswith("to servera.example")
+    ways = values(lookup("u1"))
+    assert ways["IMAP"].startswith("to servera.example port 143: ")
+    assert ways["IMAP"].endswith("; only for clients behind TLS (disableinsecureimap)")
+    assert "TLS" not in ways["POP3"]
+    with (site.directory / "pop3d").open("a") as settings:
+        settings.write("POP3_TLS_REQUIRED=1\n")
+    assert values(lookup("u1"))["POP3"].endswith("; only for clients behind TLS (POP3_TLS_REQUIRED)")
+
+
+@pytest.mark.parametrize(("mode", "way"), [("no", "143"), ("starttls", "143 with STARTTLS"), ("yes", "993 with TLS")])
+def test_tls_towards_the_backend(site: Site, lookup: Run, mode: str, way: str) -> None:
+    site.account("u1", mailhost="servera.example", options=f"mailhosttls={mode}")
+    assert values(lookup("u1"))["IMAP"].startswith(f"to servera.example port {way}: ")
+    assert json.loads(lookup("u1", "--json").stdout)["imap"]["route"]["tls"] == mode
 
 
 @pytest.mark.parametrize("extra", [[], ["--json"]])

@@ -6,8 +6,9 @@ import json
 import os
 import shlex
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -15,19 +16,29 @@ from support import admin, command, gdbm, open_directory
 
 from . import courier
 from .activators import ACTIVATORS, front
+from .certificates import Authority
 from .conftest import ACCOUNTS, FAR, HOSTNAME, NEAR, SETTINGS, Site
 from .courier import configure
 from .mail import Account, home_of
-from .servers import PORTS
+from .servers import PORTS, TLS_PORTS, dovecot
+from .tls import tls_front
 from .world import program
 
 FRONT = "127.0.0.1"
+WITHOUT_TLS = {
+    **SETTINGS,
+    "PROXY_HOSTNAME": HOSTNAME,
+    "PROXY_TRUSTED": "127.0.0.0/8 ::1",
+    "IMAPDSTARTTLS": "NO",
+    "POP3_STARTTLS": "NO",
+}
 ON_THE_WAY = ["account", "password", "options", "route"]
 ENTRY = """\
-service {protocol}
+service {service}
 {{
     port = {port}
     user = root
+    env = PROXY_TLS_WRAP={wrap}
     flags = NAMEINARGS
     server = {argv[0]}
     server_args = {server_args}
@@ -40,11 +51,23 @@ def entries(area: Path) -> Path:
     """A directory with xinetd's entries of both protocols, with Courier's servers for the mailboxes here."""
     directory = area / "xinetd.d"
     directory.mkdir()
-    for protocol, port in PORTS.items():
-        argv = command(protocol, *courier.local_server(protocol))
-        text = ENTRY.format(protocol=protocol, port=port, argv=argv, server_args=shlex.join(argv))
-        (directory / protocol).write_text(text)
+    write_entries(directory, PORTS, wrap=0)
     return directory
+
+
+@pytest.fixture
+def all_entries(entries: Path) -> Path:
+    """Those for TLS from the first byte, too."""
+    write_entries(entries, TLS_PORTS, wrap=1)
+    return entries
+
+
+def write_entries(directory: Path, ports: Mapping[str, int], wrap: int) -> None:
+    for protocol, port in ports.items():
+        argv = command(protocol, *courier.local_server(protocol))
+        service = protocol + "s" * wrap
+        text = ENTRY.format(service=service, port=port, wrap=wrap, argv=argv, server_args=shlex.join(argv))
+        (directory / service).write_text(text)
 
 
 @dataclass(frozen=True)
@@ -56,10 +79,10 @@ class Walked:
     last: str
 
 
-def log_in(site: Path, protocol: str, account: Account, entries: Path, password: str = "") -> Walked:
+def log_in(site: Path, protocol: str, account: Account, entries: Path, password: str = "", tls: str = "") -> Walked:
     """Walk the way of an account; its password is nowhere shown."""
     given = password or account.password
-    what = ["login", account.name, f"--{protocol}", "--json", "--entries", str(entries)]
+    what = ["login", account.name, f"--{protocol}", "--json", "--entries", str(entries), *([tls] if tls else [])]
     done = admin("-c", site, *what, text=f"{given}\n")
     assert given not in done.stdout + done.stderr
     walked = json.loads(done.stdout)
@@ -136,28 +159,94 @@ def test_home_is_gone(area: Path, entries: Path, protocol: str) -> None:
 
 
 @pytest.fixture
-def served(site: Site, area: Path) -> Iterator[None]:
+def certified(site: Site, area: Path, authority: Authority) -> Path:
+    """The configuration of a site with a certificate."""
+    certificate = authority.issue("front", f"DNS:{HOSTNAME}", end=timedelta(days=90))
+    more = {"TLS_CERTFILE": str(certificate.both), "PROXY_TRUSTED": "127.0.0.0/8", "PROXY_HOSTNAME": HOSTNAME}
+    return configure(area / "etc", ACCOUNTS, site.homes, **SETTINGS, **more)
+
+
+@pytest.mark.parametrize("tls", ["--starttls", "--tls"])
+def test_login_through_the_helper(backends: None, certified: Path, all_entries: Path, protocol: str, tls: str) -> None:
+    for account, last in ((FAR, "helper"), (NEAR, "local server")):
+        walked = log_in(certified, protocol, account, all_entries, tls=tls)
+        assert (walked.status, walked.steps) == (0, [*ON_THE_WAY, "TLS", "certificate", last])
+        assert "OK" in walked.last
+
+
+BACKEND = "127.0.0.12"
+
+
+@pytest.fixture
+def secured(area: Path, authority: Authority) -> Iterator[Path]:
+    """The configuration of a site whose backend has a certificate for its address, and not for its name."""
+    accounts = [
+        Account("one@example.com", "one-Secret", mailhost=BACKEND, options="mailhosttls=starttls"),
+        Account("two@example.com", "two-Secret", mailhost=BACKEND, options="mailhosttls=yes"),
+        Account("three@example.com", "three-Secret", mailhost="localhost", options="mailhosttls=yes"),
+    ]
+    certificate = authority.issue("backend", f"IP:{BACKEND}", end=timedelta(days=90))
+    (area / "dovecot").mkdir()
+    more = {"PROXY_CAFILE": str(authority.ca), "PROXY_TRUSTED": "127.0.0.0/8", "PROXY_HOSTNAME": HOSTNAME}
+    with dovecot(area / "dovecot", BACKEND, accounts, certificate):
+        yield configure(area / "etc", accounts, area / "homes", **SETTINGS, **more)
+
+
+def test_login_at_a_backend_behind_tls(secured: Path, entries: Path, protocol: str) -> None:
+    for name in ("one", "two"):
+        walked = log_in(secured, protocol, Account(f"{name}@example.com", f"{name}-Secret"), entries)
+        assert (walked.status, "TLS" in walked.steps, walked.steps[-1]) == (0, True, "reply")
+
+
+def test_check_of_a_backend_behind_tls(secured: Path, entries: Path) -> None:
+    found = [finding for finding in findings(secured, entries) if finding["section"] == "mailhosts"]
+    said = {finding["what"]: finding["level"] for finding in found}
+    for where in ("IMAP 127.0.0.12:143", "IMAP 127.0.0.12:993", "POP3 127.0.0.12:110", "POP3 127.0.0.12:995"):
+        (what,) = [what for what in said if what.startswith(where)]
+        assert (said.pop(what), "answers" in what, "TLSv1.3" in what) == ("ok", True, True)
+    assert set(said.values()) == {"error"}, "nothing listens at localhost"
+
+
+@pytest.fixture
+def served(certified: Path, area: Path) -> Iterator[None]:
     """The helper listens on this host."""
-    with front(ACTIVATORS["systemd"], area / "front", FRONT, site.environment):
+    with tls_front(ACTIVATORS["systemd"], area / "front", FRONT, {"PROXYHELPER_CONFDIR": str(certified)}):
         yield
 
 
-def test_check_of_a_site_in_order(backends: None, site: Site, entries: Path, served: None) -> None:
-    found = findings(site.configuration, entries)
+def test_check_of_a_site_in_order(backends: None, certified: Path, all_entries: Path, served: None) -> None:
+    found = findings(certified, all_entries)
     assert wrong(found) == []
     texts = "\n".join(finding["what"] for finding in found)
+    assert f"for {HOSTNAME}, valid from" in texts
     for protocol, port in PORTS.items():
-        assert f"xinetd serves {protocol.upper()} on port {port}" in texts
+        assert f"xinetd serves {protocol.upper()} on port {port} of 127.0.0.1 with TLSv1.3" in texts
+        assert f"xinetd serves {protocol.upper()}S on port {TLS_PORTS[protocol]} of 127.0.0.1 with TLSv1.3" in texts
         for account in ACCOUNTS[:2]:
             assert f"{protocol.upper()} {account.mailhost}:{port} (1 account) answers: another server" in texts
     assert not [account.password for account in ACCOUNTS if account.password in texts]
+
+
+@pytest.mark.parametrize(
+    ("networks", "level", "what"), [("127.0.0.1", "ok", "xinetd serves"), ("192.0.2.1", "note", "is not tried")]
+)
+def test_check_behind_a_balancer(site: Site, area: Path, entries: Path, networks: str, level: str, what: str) -> None:
+    """As one of those that may send a PROXY header, or not."""
+    more = {"PROXY_PROTOCOL": "1", "PROXY_PROTOCOL_FROM": networks}
+    configuration = configure(area / "etc", [NEAR], site.homes, **WITHOUT_TLS, **more)
+    with front(ACTIVATORS["systemd"], area / "front", FRONT, {"PROXYHELPER_CONFDIR": str(configuration)}):
+        found = findings(configuration, entries)
+    assert wrong(found) == []
+    said = [finding for finding in found if finding["section"] == "activators"]
+    assert [finding["level"] for finding in said] == [level, level]
+    assert all(what in finding["what"] for finding in said)
 
 
 @pytest.mark.parametrize("mailhost", ["localhost", FRONT, "127.0.0.1:143"])
 def test_mailhost_is_this_very_service(area: Path, entries: Path, mailhost: str) -> None:
     """Under a name that the self-check of a login does not know."""
     loop = Account("loop@example.com", "its-Secret", mailhost=mailhost, options="disablepop3=1")
-    site = configure(area / "etc", [loop], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    site = configure(area / "etc", [loop], area / "homes", **WITHOUT_TLS)
     with front(ACTIVATORS["systemd"], area / "front", FRONT, {"PROXYHELPER_CONFDIR": str(site)}):
         found = [finding for finding in findings(site, entries) if finding["level"] == "error"]
         walked = log_in(site, "imap", loop, entries)
@@ -172,7 +261,7 @@ def test_mailhost_is_this_very_service(area: Path, entries: Path, mailhost: str)
 
 def test_remedy_of_a_loop_helps(area: Path, entries: Path) -> None:
     near = Account("near@example.com", "its-Secret", mailhost="localhost")
-    site = configure(area / "etc", [near], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    site = configure(area / "etc", [near], area / "homes", **WITHOUT_TLS)
     with front(ACTIVATORS["systemd"], area / "front", FRONT, {"PROXYHELPER_CONFDIR": str(site)}):
         before = findings(site, entries)
         for name in ("imapd", "pop3d"):
@@ -185,7 +274,7 @@ def test_remedy_of_a_loop_helps(area: Path, entries: Path) -> None:
 def test_compiled_userdb(backends: None, area: Path, entries: Path) -> None:
     """makeuserdb's form alone."""
     gdbm()
-    site = configure(area / "etc", [FAR], area / "homes", PROXY_HOSTNAME=HOSTNAME, **SETTINGS)
+    site = configure(area / "etc", [FAR], area / "homes", **WITHOUT_TLS)
     userdb = site / "userdb"
     files = [f"{userdb}.dat", f"{userdb}shadow.dat", f"{userdb}.lock"]
     subprocess.run([program("makeuserdb"), "-f", str(userdb)], check=True, timeout=30, stdin=subprocess.DEVNULL)

@@ -1,4 +1,5 @@
-"""What `proxyhelper entry` writes, installed as it says under real xinetd, systemd and couriertcpd, and used.
+"""What `proxyhelper entry` writes, installed as it says under real xinetd, systemd and couriertcpd, and used, in clear
+and behind TLS.
 
 Only addresses are changed (Dovecot has others of these ports), and the local server is named, as the command asks for.
 """
@@ -12,6 +13,7 @@ import re
 import shutil
 import signal
 import socket
+import ssl
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -22,12 +24,14 @@ from pathlib import Path
 import pytest
 from support import BIN, admin, open_directory, wait_until
 
-from .clients import LOGIN, check_mailbox, log_out, port_of
+from .certificates import Authority
+from .clients import LOGIN, Client, check_mailbox, log_out, port_of
 from .conftest import FAR, HOSTNAME, NEAR, Site
-from .courier import local_server
+from .courier import assign, local_server
 from .mail import Account
-from .servers import PORTS
+from .servers import PORTS, TLS_PORTS
 from .systemd import Host, booted, own_etc
+from .tls import WAYS, logged_in
 from .world import PATIENCE, World, is_listening, program, run, running, syslog
 
 ADDRESS = "127.0.0.1"
@@ -36,7 +40,7 @@ LOST_RECORD = (  # nothing listens on its mailhost; the password in a form that 
     "lost@example.com\tsystempw=$6$0123456789abcdef$8CGkKDSyVpVlVNcs5PssRw/Tb8EgfecuA6D/zsRQFumJaU.s8KgTWWc2HfgkB7h2n1q"
     "IKiJFeSyUFrwvhILXy.|options=mailhost=127.0.0.4\n"
 )
-IDENT = {"imap": "imapd", "pop3": "pop3d"}
+SERVICES = ["--imap", "--pop3", "--imaps", "--pop3s"]
 PER_SOURCE = 100
 CAP_NET_BIND_SERVICE = 1 << 10
 REFUSED = (imaplib.IMAP4.error, poplib.error_proto)
@@ -48,54 +52,65 @@ Logged = Callable[[str, str, str], object]
 
 @dataclass(frozen=True)
 class Front:
-    """An activator with the entries. `logged` waits for a line: protocol, pattern from its beginning, priority."""
+    """An activator with the entries. `logged` waits for a line: ident, pattern from its beginning, priority. `clients`
+    trust who has certified it."""
 
     local: bool
     logged: Logged
+    clients: ssl.SSLContext
     host: Host | None = None
+
+    def log_in(self, way: str, protocol: str, account: Account) -> Client:
+        if way == "clear":
+            return LOGIN[protocol](ADDRESS, account)
+        return logged_in(way, ADDRESS, protocol, account, self.clients)
 
 
 @contextmanager
-def under_xinetd(directory: Path, site: Site, local: bool) -> Iterator[Front]:
+def under_xinetd(directory: Path, site: Site, authority: Authority, local: bool) -> Iterator[Front]:
     etc = own_etc(directory / "etc", HOSTNAME)
     shutil.rmtree(etc / "xinetd.d")
     (etc / "xinetd.d").mkdir()
     with syslog(directory) as log:
         world = World(files={"/etc": etc}, log_socket=log.socket)
         install("xinetd", etc / "xinetd.d", local, partial(run, world=world))
-        settle(etc, site, local)
+        settle(etc, site, authority, local)
         for file in (etc / "xinetd.d").iterdir():
             file.write_text(with_local_server(file.read_text()).replace("{", f"{{\n    bind = {ADDRESS}", 1))
         files = ["-filelog", str(directory / "xinetd.log"), "-pidfile", str(directory / "xinetd.pid")]
         with running([program("xinetd"), "-dontfork", *files], world=world, output=directory / "output"):
-            yield Front(local, lambda protocol, line, _: log.wait_for(rf" {IDENT[protocol]}(\[\d+\])?: {line}"))
+            yield Front(
+                local, lambda ident, line, _: log.wait_for(rf" {ident}(\[\d+\])?: {line}"), authority.trusting()
+            )
 
 
 @contextmanager
-def under_systemd(directory: Path, site: Site, local: bool, activator: str = "systemd") -> Iterator[Front]:
+def under_systemd(
+    directory: Path, site: Site, authority: Authority, local: bool, activator: str = "systemd"
+) -> Iterator[Front]:
     if activator == "couriertcpd":
         program("couriertcpd")
     with booted(directory, HOSTNAME) as host:
         units = host.etc / "systemd/system"
         start = install(activator, units, local, lambda command: host.run(*command))
-        settle(host.etc, site, local)
+        settle(host.etc, site, authority, local)
         for unit in list(units.iterdir()):
             if changes := adjustments(unit.read_text()):
                 (units / f"{unit.name}.d").mkdir()
                 (units / f"{unit.name}.d/here.conf").write_text(changes)
         host.run("sh", "-c", start)
-        yield Front(local, partial(in_journal, host), host)
+        yield Front(local, partial(in_journal, host), authority.trusting(), host)
         host.run("systemctl", "stop", "proxyhelper-*")
 
 
-def in_journal(host: Host, protocol: str, line: str, priority: str) -> dict[str, str]:
-    known = {"SYSLOG_IDENTIFIER": IDENT[protocol], "SYSLOG_FACILITY": MAIL, "PRIORITY": priority}
+def in_journal(host: Host, ident: str, line: str, priority: str) -> dict[str, str]:
+    known = {"SYSLOG_IDENTIFIER": ident, "SYSLOG_FACILITY": MAIL, "PRIORITY": priority}
     return host.wait_for_log(MESSAGE=f"{line}.*", **known)
 
 
 def install(activator: str, directory: Path, local: bool, as_root: Callable[[list[str]], object]) -> str:
     """Write the entries and make their user, as they say; the command that is to come next."""
-    told = admin("entry", activator, *(["--local"] if local else []), "--output", directory)
+    told = admin("entry", activator, *SERVICES, *(["--local"] if local else []), "--output", directory)
     assert told.returncode == 0, told.stderr
     useradd = {line for file in directory.iterdir() for line in re.findall("useradd .*", file.read_text())}
     assert len(useradd) == (not local)
@@ -106,15 +121,25 @@ def install(activator: str, directory: Path, local: bool, as_root: Callable[[lis
     return next_step[1]
 
 
-def settle(etc: Path, site: Site, local: bool) -> None:
+def settle(etc: Path, site: Site, authority: Authority, local: bool) -> None:
     """The configuration, as the entries ask for it."""
-    shutil.copytree(site.configuration, etc / "courier", dirs_exist_ok=True)
-    userdb = etc / "courier/userdb"
+    directory = etc / "courier"
+    shutil.copytree(site.configuration, directory, dirs_exist_ok=True)
+    certificate = directory / "mail.pem"
+    certificate.touch(0o600)
+    certificate.write_text(authority.issue("front", f"DNS:{HOSTNAME}", f"IP:{ADDRESS}").both.read_text())
+    for name in ("imapd", "pop3d"):
+        text = (directory / name).read_text()
+        (directory / name).write_text(assign(text, {"TLS_CERTFILE": "/etc/courier/mail.pem"}))
+    userdb = directory / "userdb"
     with userdb.open("a") as accounts:
         accounts.write(LOST_RECORD)
     if not local:
         users = [line.split(":") for line in (etc / "passwd").read_text().splitlines()]
-        os.chown(userdb, *next((int(user[2]), int(user[3])) for user in users if user[0] == "proxyhelper"))
+        uid, gid = next((int(user[2]), int(user[3])) for user in users if user[0] == "proxyhelper")
+        os.chown(userdb, uid, gid)
+        os.chown(certificate, -1, gid)
+        certificate.chmod(0o640)
 
 
 def with_local_server(text: str) -> str:
@@ -147,10 +172,10 @@ def described(kind: tuple[str, bool]) -> str:
 
 
 @pytest.fixture(scope="module", params=[(name, local) for name in FRONTS for local in (False, True)], ids=described)
-def front(request: pytest.FixtureRequest, site: Site, backends: None) -> Iterator[Front]:
+def front(request: pytest.FixtureRequest, site: Site, authority: Authority, backends: None) -> Iterator[Front]:
     name, local = request.param
-    with open_directory() as directory, FRONTS[name](directory, site, local) as front:
-        for port in PORTS.values():
+    with open_directory() as directory, FRONTS[name](directory, site, authority, local) as front:
+        for port in (*PORTS.values(), *TLS_PORTS.values()):
             wait_until(partial(is_listening, ADDRESS, port), f"{name} does not listen on port {port}")
         yield front
 
@@ -171,37 +196,55 @@ def only_session(protocol: str) -> Path:
     return sessions(protocol)[0]
 
 
-def test_mailhost_elsewhere(front: Front, protocol: str) -> None:
-    client = LOGIN[protocol](ADDRESS, FAR)
+@pytest.fixture(params=["clear", *WAYS])
+def way(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture
+def ident(way: str, protocol: str) -> str:
+    """The ident that fail2ban knows."""
+    return f"{protocol}d-ssl" if way == "wrapped" else f"{protocol}d"
+
+
+def test_mailhost_elsewhere(front: Front, protocol: str, way: str, ident: str) -> None:
+    client = front.log_in(way, protocol, FAR)
     port = port_of(client)
-    status = dict(line.split(":\t", 1) for line in (only_session(protocol) / "status").read_text().splitlines())
+    status = status_of(only_session(protocol))
     check_mailbox(client)
     assert "0" not in status["Uid"].split()
     assert int(status["CapEff"], 16) & ~CAP_NET_BIND_SERVICE == 0
     assert status["NoNewPrivs"] == str(int(front.host is not None and not front.local))
+    tls = "" if way == "clear" else ".*tls=TLSv1.3"
     for event in ("LOGIN", "LOGOUT"):
-        front.logged(protocol, rf"{event}, user={FAR.name}, .*port=\[{port}\].*backend={FAR.mailhost}:", INFO)
+        front.logged(ident, rf"{event}, user={FAR.name}, .*port=\[{port}\].*backend={FAR.mailhost}:{tls}", INFO)
 
 
-def test_mailhost_here(front: Front, protocol: str) -> None:
+def test_mailhost_here(front: Front, protocol: str, way: str, ident: str) -> None:
     if front.local:
-        client = LOGIN[protocol](ADDRESS, NEAR)
+        client = front.log_in(way, protocol, NEAR)
         port = port_of(client)
+        if way != "clear":
+            assert "0" not in status_of(only_session(protocol))["Uid"].split()
         check_mailbox(client)
-        front.logged(protocol, rf"(INFO: )?LOGOUT, user={NEAR.name}, .*port=\[{port}\]", INFO)
+        front.logged(ident, rf"(INFO: )?LOGOUT, user={NEAR.name}, .*port=\[{port}\]", INFO)
     else:
         with pytest.raises(REFUSED, match=TEMPORARY):
-            LOGIN[protocol](ADDRESS, NEAR)
-        front.logged(protocol, f"LOGIN DEFERRED, user={NEAR.name}, ", ERROR)
+            front.log_in(way, protocol, NEAR)
+        front.logged(ident, f"LOGIN DEFERRED, user={NEAR.name}, ", ERROR)
 
 
-def test_failures(front: Front, protocol: str) -> None:
+def status_of(process: Path) -> dict[str, str]:
+    return dict(line.split(":\t", 1) for line in (process / "status").read_text().splitlines())
+
+
+def test_failures(front: Front, protocol: str, way: str, ident: str) -> None:
     with pytest.raises(REFUSED, match="AUTH"):
-        LOGIN[protocol](ADDRESS, Account(FAR.name, "wrong"))
-    front.logged(protocol, f"LOGIN FAILED, user={FAR.name}", INFO)
+        front.log_in(way, protocol, Account(FAR.name, "wrong"))
+    front.logged(ident, f"LOGIN FAILED, user={FAR.name}", INFO)
     with pytest.raises(REFUSED, match=TEMPORARY):
-        LOGIN[protocol](ADDRESS, LOST)
-    front.logged(protocol, f"LOGIN DEFERRED, user={LOST.name}", ERROR)
+        front.log_in(way, protocol, LOST)
+    front.logged(ident, f"LOGIN DEFERRED, user={LOST.name}", ERROR)
 
 
 def test_one_client_cannot_take_all(front: Front) -> None:
@@ -233,6 +276,30 @@ def test_a_session_that_dies(front: Front) -> None:
         for units in (["--all", "proxyhelper-imap@*"], ["--failed"]):
             wait_until(partial(no_units, front.host, units), f"{units} stay")
     log_out(LOGIN["imap"](ADDRESS, FAR))
+
+
+def test_tls_that_dies(front: Front) -> None:
+    """A local server behind it ends, too."""
+    account = NEAR if front.local else FAR
+    client = front.log_in("wrapped", "imap", account)
+    server = local_server("imap")[0].encode()
+    assert running_with(server) == front.local
+    os.kill(int(only_session("imap").name), signal.SIGSEGV)
+    client.shutdown()
+    wait_until(lambda: not running_with(server), "the local server stays")
+    if front.host:
+        for units in (["--all", "proxyhelper-imaps@*"], ["--failed"]):
+            wait_until(partial(no_units, front.host, units), f"{units} stay")
+    log_out(front.log_in("wrapped", "imap", account))
+
+
+def running_with(program: bytes) -> bool:
+    """Whether a process has this as the first word of its command."""
+    for process in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if (process / "cmdline").read_bytes().split(b"\0")[0] == program:
+                return True
+    return False
 
 
 def no_units(host: Host, which: list[str]) -> bool:

@@ -23,23 +23,23 @@ Entry = listing.Record | listing.Listed
 class Survey:
     """Where the accounts are.
 
-    elsewhere   accounts by protocol, host and port of their backends
+    elsewhere   accounts by protocol, host and port of their backends, and TLS towards them (as Route.tls)
     here        accounts by protocol whose mailbox is on this host
     """
 
-    elsewhere: "Counter[tuple[str, str, int]]" = field(default_factory=Counter)
+    elsewhere: "Counter[tuple[str, str, int, str]]" = field(default_factory=Counter)
     here: "Counter[str]" = field(default_factory=Counter)
 
 
 class Surveyor:
     """Goes through the records; `findings` gathers what is wrong with them."""
 
-    def __init__(self, settings: "dict[str, Settings]", ports: "dict[str, str]") -> None:
+    def __init__(self, settings: "dict[str, Settings]", ports: "dict[str, list[str]]") -> None:
         self.survey = Survey()
         self.findings: list[Finding] = []
         self._settings = settings
         self._ports = ports
-        self._routes: dict[tuple[str, str], Route | Temporary] = {}
+        self._routes: dict[tuple[str, str, str], Route | Temporary] = {}
         self._first: dict[str, str] = {}
         self._unproxied: Counter[str] = Counter()
         self._of_record: list[Finding] = []
@@ -90,9 +90,10 @@ class Surveyor:
             self._add("error", record, what, "proxyhelper userdb passwd NAME")
         route = self._route(account, settings)
         if isinstance(route, Temporary):
-            self._add("error", record, f"{record.name}: {route}", "mend the option mailhost", "mailhost")
+            option = "mailhosttls" if "mailhosttls" in str(route) else "mailhost"
+            self._add("error", record, f"{record.name}: {route}", f"mend the option {option}", option)
         elif route.host:
-            self.survey.elsewhere[protocol, route.host, route.port] += 1
+            self.survey.elsewhere[protocol, route.host, route.port, route.tls] += 1
         else:
             self._take_here(record, account, settings, route)
 
@@ -114,10 +115,10 @@ class Surveyor:
             self._add("error", record, what, "make it, or set a mailhost elsewhere")
 
     def _route(self, account: Account, settings: Settings) -> "Route | Temporary":
-        key = settings.protocol, account.options.get("mailhost", "")
+        key = settings.protocol, account.options.get("mailhost", ""), account.options.get("mailhosttls", "")
         if key not in self._routes:
             try:
-                self._routes[key] = decide(account, settings, self._ports[settings.protocol])
+                self._routes[key] = decide(account, settings, self._ports[settings.protocol][0])
             except Temporary as failure:
                 self._routes[key] = failure
         return self._routes[key]
@@ -136,7 +137,7 @@ def _is_elsewhere(account: Account, settings: Settings) -> bool:
 
 
 def examine(
-    site: Site, settings: "dict[str, Settings]", ports: "dict[str, str]", modules: "list[str]"
+    site: Site, settings: "dict[str, Settings]", ports: "dict[str, list[str]]", modules: "list[str]"
 ) -> "tuple[Survey, list[Finding]]":
     """`ports`: what clients come to, by protocol; `modules`: those that answer."""
     surveyor = Surveyor(settings, ports)

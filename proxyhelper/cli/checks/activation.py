@@ -1,22 +1,27 @@
 """The activators' entries: do they start the helper, can it read its files there, can the local server run?"""
 
+import grp
 import os
 import shlex
 import socket
 import subprocess
 from collections.abc import Iterator
 
-from ... import local, privileges
-from ...backend import words
+from ... import local, privileges, tls
+from ...activation import Address
 from ...dialogue.greetings import greeting
 from ...failures import Failure
-from ...settings import COMMON_FILE, MAIN_FILES, Settings
+from ...networks import Networks
+from ...proxy_protocol import version2
+from ...settings import COMMON_FILE, MAIN_FILES, ConfigurationError, Settings, load
+from ...text import words
 from ..activators import Entry
 from ..console import Site
 from . import Finding
 from .accounts import Survey
+from .certificates import suffixes
 from .files import userdb_files
-from .mailhosts import hear
+from .hearing import Heard, Way, hear
 
 START_SECONDS = 10
 
@@ -25,7 +30,8 @@ def examine(site: Site, entries: "list[Entry]", survey: Survey, settings: "dict[
     for entry in entries:
         findings = [*_settings(site, entry), *_process(site, entry), *_local_server(entry, survey)]
         yield from findings
-        yield from _listener(entry, settings.get(entry.protocol), bool(findings))
+        if entry.protocol in settings:
+            yield from _listener(site, entry, bool(findings))
     yield from _rivals(entries)
     for protocol in settings:
         if not any(entry.protocol == protocol for entry in entries):
@@ -33,27 +39,74 @@ def examine(site: Site, entries: "list[Entry]", survey: Survey, settings: "dict[
             yield Finding("note", what, f"proxyhelper entry xinetd, systemd or couriertcpd --{protocol}")
 
 
-def _listener(entry: Entry, settings: "Settings | None", is_broken: bool) -> Iterator[Finding]:
+def _listener(site: Site, entry: Entry, is_broken: bool) -> Iterator[Finding]:
     """Is it the helper that answers where the entry says?"""
     if entry.waits:
         what = "it gives the helper the listening socket in place of a connection"
         yield _finding(entry, "error", what, "wait = no (xinetd), nowait (inetd)")
-    elif entry.port and settings:
-        address = entry.address or "127.0.0.1"
-        family = socket.AF_INET6 if ":" in address else socket.AF_INET
-        where = f"port {entry.port} of {address}"
+    elif entry.port:
         try:
-            said, _ = hear(family, (address, entry.port), START_SECONDS)
+            settings = load(entry.protocol, _environment(site, entry))
+        except ConfigurationError as error:
+            yield _finding(entry, "error", f"with its environment the service is closed: {error}", "mend it")
+            return
+        address = entry.address or "127.0.0.1"
+        where = f"port {entry.port} of {address}"
+        if settings.proxy_protocol and not _is_in(settings.proxy_protocol_from, address):
+            what = f"{where} is not tried: PROXY_PROTOCOL_FROM does not name {address}"
+            yield _finding(entry, "note", what, "")
+            return
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        try:
+            heard = hear(entry.protocol, (family, (address, entry.port)), START_SECONDS, _way(entry, settings))
         except OSError as error:
             remedy = f"start {entry.activator}, or let it read this entry"
             yield _finding(entry, "warning", f"nothing answers on {where}: {words(error)}", remedy)
             return
-        expected = greeting(entry.protocol, settings.capabilities, settings.login_allowed, settings.mechanisms)
-        if said != expected and not entry.environment and not is_broken:
-            shown = said[:80].decode(errors="backslashreplace").strip()
-            yield _finding(entry, "error", f"not the helper answers on {where}: {shown}", "stop what listens there")
-        elif not is_broken:
-            yield _finding(entry, "ok", f"{entry.activator} serves {entry.protocol.upper()} on {where}", "")
+        if not is_broken:
+            yield _judge(entry, heard, _greetings(entry.protocol, settings, address), where)
+
+
+def _judge(entry: Entry, heard: Heard, expected: "list[bytes]", where: str) -> Finding:
+    if heard.greeting and heard.greeting not in expected:
+        shown = heard.greeting[:80].decode(errors="backslashreplace").strip()
+        return _finding(entry, "error", f"not the helper answers on {where}: {shown}", "stop what listens there")
+    if heard.no_tls:
+        remedy = "the certificates' section may say more, and the helper's log does"
+        return _finding(entry, "error", f"no TLS on {where}: {heard.no_tls}", remedy)
+    agreed = f" with {heard.agreed}" if heard.agreed else ""
+    return _finding(entry, "ok", f"{entry.activator} serves {entry.service.upper()} on {where}{agreed}", "")
+
+
+def _environment(site: Site, entry: Entry) -> "dict[str, str]":
+    """The helper's, as far as the entry says it."""
+    return {"PROXYHELPER_CONFDIR": site.directory, **entry.environment}
+
+
+def _way(entry: Entry, settings: Settings) -> Way:
+    """As clients come, and with STARTTLS, where it should be."""
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    mode = "yes" if entry.tls else "starttls" if settings.starttls else "no"
+    return Way(mode, context, header=version2(Address(), Address()) if settings.proxy_protocol else b"")
+
+
+def _greetings(protocol: str, settings: Settings, address: str) -> "list[bytes]":
+    """What the helper may say to us. Whether it can read the certificate, only it knows for sure."""
+    offer = settings.offer(settings.tls or settings.tls_wrap, trusted=_is_in(settings.trusted, address))
+    greetings = [greeting(protocol, offer)]
+    offer.starttls = not offer.starttls
+    return [*greetings, greeting(protocol, offer)]
+
+
+def _is_in(networks: str, address: str) -> bool:
+    try:
+        return address in Networks(networks)
+    except ValueError:
+        return False  # the settings' section has said so
 
 
 def _rivals(entries: "list[Entry]") -> Iterator[Finding]:
@@ -89,9 +142,10 @@ def _process(site: Site, entry: Entry) -> Iterator[Finding]:
     remedy = f"print the entry anew: proxyhelper entry {entry.activator}"
     unreadable = []
     if person:
+        certificates = _certificates(site, entry)
         root = privileges.assume(person)
         try:
-            unreadable = _unreadable(site, entry)
+            unreadable = _unreadable(site, entry) + _unreadable_certificates(certificates, person)
             if closed := _closed_directory(os.path.dirname(entry.program[-1])):
                 remedy = f"chmod o+x {shlex.quote(closed)}"
         finally:
@@ -130,6 +184,36 @@ def _unreadable(site: Site, entry: Entry) -> "list[tuple[str, str]]":
     remedies = {path: f"chmod o+r {shlex.quote(path)}" for path in settings}
     remedies.update({path: f"chown {entry.user} {shlex.quote(path)}" for path in userdb_files(site.userdb)})
     return [(path, remedy) for path, remedy in remedies.items() if _is_refused(path)]
+
+
+def _certificates(site: Site, entry: Entry) -> "list[str]":
+    """Where they and their keys are, if the helper itself is to do TLS."""
+    try:
+        settings = load(entry.protocol, _environment(site, entry))
+    except ConfigurationError:
+        return []
+    found = suffixes(settings.certificate) if settings.starttls or settings.tls_wrap else []
+    return list(dict.fromkeys(path for suffix in found for path in tls.certificate_for(settings, suffix)))
+
+
+def _unreadable_certificates(paths: "list[str]", person: privileges.Person) -> "list[tuple[str, str]]":
+    """As `_unreadable`; a key is nothing for everybody to read."""
+    unreadable = []
+    for path in filter(_is_refused, paths):
+        quoted = shlex.quote(path)
+        closed = _closed_directory(os.path.dirname(path))
+        remedy = (
+            f"chmod o+x {shlex.quote(closed)}" if closed else f"chgrp {_group(person)} {quoted} && chmod g+r {quoted}"
+        )
+        unreadable.append((path, remedy))
+    return unreadable
+
+
+def _group(person: privileges.Person) -> str:
+    try:
+        return grp.getgrgid(person.gid).gr_name
+    except KeyError:
+        return str(person.gid)
 
 
 def _closed_directory(path: str) -> str:

@@ -4,10 +4,12 @@ import difflib
 import os
 from collections.abc import Iterator
 
+from ... import tls
 from ...accounts import SOURCES
 from ...failures import Temporary
+from ...networks import Networks
 from ...privileges import proxy_person
-from ...settings import COMMON_FILE, MAIN_FILES, ConfigurationError, Settings, Values, assign, is_true, lines
+from ...settings import COMMON_FILE, MAIN_FILES, ConfigurationError, Settings, Values, assign, is_true, lines, load
 from .. import catalogue
 from ..console import PROTOCOLS, Site
 from . import Finding
@@ -69,24 +71,64 @@ class Reader:
 
     def judge(self, settings: Settings) -> None:
         """What is strange about settings that can be used."""
-        upper = settings.protocol.upper()
-        words = {word.upper() for word in settings.capabilities}
+        words = {word.upper() for word in settings.offer(secure=False).capabilities}
         if settings.protocol == "imap" and not words & {"IMAP4REV1", "IMAP4REV2"}:
             what = "the capabilities lack IMAP4rev1: clients will not go on"
             self._add_setting("error", what, "begin them with IMAP4rev1", "IMAP_CAPABILITY")
-        if not settings.login_allowed:
-            remedy = "have TLS done in front (couriertls, stunnel), which says so in the environment"
-            self._add_setting("note", "logins are refused without TLS", remedy, f"{upper}_TLS_REQUIRED")
         try:
             proxy_person(settings.proxy_user)
         except Temporary as failure:
             self._add_setting("error", str(failure), "accounts elsewhere cannot log in", "PROXY_USER")
+        if settings.tls_external and settings.verify_peer == "none":
+            what = "TLS_EXTERNAL does nothing: TLS_VERIFYPEER=NONE asks no client for its certificate"
+            self._add_setting("warning", what, "set TLS_VERIFYPEER=PEER, and TLS_TRUSTCERTS", "TLS_EXTERNAL")
+        self._judge_networks(settings)
+        self._judge_tls()
+        try:
+            tls.backend_context(settings)
+        except ConfigurationError as error:
+            self._add_setting("error", str(error), "name a file or directory of certificates", error.setting)
+
+    def _judge_networks(self, settings: Settings) -> None:
+        for setting, networks in (
+            ("PROXY_TRUSTED", settings.trusted),
+            ("PROXY_PROTOCOL_FROM", settings.proxy_protocol_from),
+        ):
+            try:
+                Networks(networks)
+            except ValueError as error:
+                remedy = "write addresses and networks, 192.0.2.1 2001:db8::/32 for example"
+                self._add_setting("error", f"setting {setting}: {error}", remedy, setting)
+        if settings.proxy_protocol and not settings.proxy_protocol_from.strip():
+            what = "PROXY_PROTOCOL is on, and PROXY_PROTOCOL_FROM names nobody: each connection is closed"
+            self._add_setting("error", what, "name the balancers' addresses in PROXY_PROTOCOL_FROM", "PROXY_PROTOCOL")
+
+    def _judge_tls(self) -> None:
+        """What keeps a certificate that can be used from being served, with STARTTLS and without."""
+        for wrap in ("0", "1"):
+            environment = {**self.site.environment, "PROXY_TLS_WRAP": wrap}
+            while error := _tls_error(load(self.protocol, environment)):
+                name = error.setting
+                if name == "TLS_CERTFILE" or environment.get(name) == "":
+                    break
+                if name == "TLS_PROTOCOL" and wrap == "0" and "TLS_STARTTLS_PROTOCOL" in self.places:
+                    name = "TLS_STARTTLS_PROTOCOL"
+                self._add_setting("error", str(error), "there is no TLS for clients until it is mended", name)
+                environment["TLS_VERIFYPEER" if name == "TLS_TRUSTCERTS" else error.setting] = ""
 
     def _add_setting(self, level: str, what: str, remedy: str, name: str) -> None:
         self._add(level, what, remedy, *self.places.get(name, ("", 0)), name)
 
     def _add(self, level: str, what: str, remedy: str, file: str, line: int, setting: str = "") -> None:
         self.findings.append(Finding(level, what, remedy, file, line, setting))
+
+
+def _tls_error(settings: Settings) -> "ConfigurationError | None":
+    try:
+        tls.server_context(settings, "")
+    except ConfigurationError as error:
+        return error
+    return None
 
 
 def examine(site: Site) -> "tuple[dict[str, Settings], list[Finding]]":
@@ -121,6 +163,8 @@ def _judge(file: str, path: str, line: int, setting: str, value: str) -> Iterato
         yield warning(f"{setting} is unknown and does nothing", _suggestion(setting, file))
     elif setting in catalogue.FLAGS and not is_true(value) and value.strip().lower()[:1] not in FALSE:
         yield warning(f"{setting}={value} counts as 0", "write 1 or 0")
+    elif setting in catalogue.YES_OR_NO and value[:1] not in ("y", "Y", "n", "N", ""):
+        yield warning(f"{setting}={value} counts as NO", "write YES or NO")
     elif setting in MODULE_LISTS and (missing := [module for module in value.split() if module not in SOURCES]):
         what = f"account modules not available here: {', '.join(missing)}"
         yield warning(what, f"set PROXY_AUTHMODULES to those that are: {' '.join(SOURCES)}")

@@ -19,15 +19,15 @@ OTHERS_WRITE = stat.S_IWGRP | stat.S_IWOTH
 def examine(site: Site, settings: "dict[str, Settings]") -> Iterator[Finding]:
     directory = Path(site.directory)
     for path in (directory, *(directory / name for files in MAIN_FILES.values() for name in files)):
-        yield from _judge(path, OTHERS_WRITE, "others may write it, and send users and their passwords elsewhere")
-    yield from _judge(directory / COMMON_FILE, OTHERS_WRITE, "others may write it")
+        yield from judge(path, OTHERS_WRITE, "others may write it, and send users and their passwords elsewhere")
+    yield from judge(directory / COMMON_FILE, OTHERS_WRITE, "others may write it")
     for name in SECRET_FILES:
-        yield from _judge(directory / name, stat.S_IRWXO, "it holds a password, and others may read it")
+        yield from judge(directory / name, stat.S_IRWXO, "it holds a password, and others may read it")
     if not settings or any("authuserdb" in one.modules for one in settings.values()):
         yield from _userdb(site.userdb)
 
 
-def _judge(path: Path, forbidden: int, what: str) -> Iterator[Finding]:
+def judge(path: Path, forbidden: int, what: str) -> Iterator[Finding]:
     try:
         status = path.stat()
     except OSError:

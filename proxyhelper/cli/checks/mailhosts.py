@@ -1,37 +1,50 @@
 """The mailhosts: each is resolved, connected to, and heard out; none may be this host under a name it does not know."""
 
 import socket
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
-from ...backend import bound_resolver, resolve, words
+from ... import tls
+from ...activation import Address
+from ...backend import bound_resolver, resolve
 from ...dialogue.greetings import greeting
 from ...failures import Temporary
+from ...networks import Networks
+from ...proxy_protocol import version2
 from ...routing import names_of_this_host
-from ...settings import Settings
+from ...settings import ConfigurationError, Settings
+from ...text import words
 from ..console import progress
 from . import Finding
 from .accounts import Survey
+from .hearing import Way, hear
 
 AT_ONCE = 16
-MAX_GREETING = 4096
+SHOWN = 3
 GREETINGS = {"imap": [b"*", b"OK"], "pop3": [b"+OK"]}
 
 
 @dataclass
 class Answer:
-    """What became of asking a mailhost. `failures` by address; `greeting` of the first that answered; `own`: an address
-    from which a connection to that very address comes."""
+    """What became of asking a mailhost, with TLS as in Route.tls.
+
+    failures  by address: no answer
+    no_tls    by address: an answer, but no TLS, which should be there
+    greeting  of the first that answered, and the TLS version and cipher `agreed` upon
+    own       an address from which a connection to that very address comes
+    """
 
     protocol: str
     host: str
     port: int
+    tls: str
     accounts: int
     addresses: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
+    no_tls: dict[str, str] = field(default_factory=dict)
     greeting: bytes = b""
+    agreed: str = ""
     own: str = ""
 
     @property
@@ -39,54 +52,57 @@ class Answer:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
 
-def examine(survey: Survey, settings: "dict[str, Settings]", ports: "dict[str, str]") -> Iterator[Finding]:
+def examine(survey: Survey, settings: "dict[str, Settings]", ports: "dict[str, list[str]]") -> Iterator[Finding]:
     answers = [Answer(*place, accounts) for place, accounts in survey.elsewhere.most_common()]
     bound_resolver()
     with ThreadPoolExecutor(AT_ONCE) as pool, progress("mailhosts", len(answers)) as done:
-        for answer in pool.map(lambda answer: _ask(answer, settings[answer.protocol].timeout), answers):
+        for answer in pool.map(lambda answer: _ask(answer, settings[answer.protocol]), answers):
             done(1)
             yield from _judge(answer, settings[answer.protocol], ports[answer.protocol])
+    yield from _trust(answers, settings)
 
 
-def _ask(answer: Answer, seconds: float) -> Answer:
+def _ask(answer: Answer, settings: Settings) -> Answer:
     try:
         places = resolve(answer.host, answer.port)
-    except Temporary as failure:
+        way = _way(answer, settings)
+    except (Temporary, ConfigurationError) as failure:
         answer.failures[""] = str(failure)
         return answer
     for family, address in places:
         ip = str(address[0])
         answer.addresses.append(ip)
         try:
-            said, from_ip = hear(family, address, seconds)
-            answer.greeting = answer.greeting or said
-            answer.own = ip if from_ip == ip else answer.own
+            heard = hear(answer.protocol, (family, address), settings.timeout, way)
         except OSError as error:
             answer.failures[ip] = words(error)
+            continue
+        if heard.no_tls:
+            answer.no_tls[ip] = heard.no_tls
+        answer.greeting = answer.greeting or heard.greeting
+        answer.agreed = answer.agreed or heard.agreed
+        answer.own = ip if heard.own == ip else answer.own
     return answer
 
 
-def hear(family: int, address: "tuple[object, ...]", seconds: float) -> "tuple[bytes, str]":
-    """The first line that a server says, and the address that the connection comes from. Raises OSError."""
-    deadline = time.monotonic() + seconds
-    said = b""
-    with socket.socket(family, socket.SOCK_STREAM) as connection:
-        connection.settimeout(seconds)
-        connection.connect(address)
-        while b"\n" not in said and len(said) < MAX_GREETING:
-            connection.settimeout(max(deadline - time.monotonic(), 0.001))
-            more = connection.recv(MAX_GREETING)
-            if not more:
-                raise OSError(0, "closed the connection in place of a greeting")
-            said += more
-        return said, str(connection.getsockname()[0])
+def _way(answer: Answer, settings: Settings) -> Way:
+    """As the helper speaks to it. Raises ConfigurationError."""
+    header = version2(Address(), Address()) if settings.proxy_send == "proxy-v2" else b""
+    if answer.tls == "no":
+        return Way(header=header)
+    return Way(answer.tls, tls.backend_context(settings), answer.host.rstrip("."), header)
 
 
-def _judge(answer: Answer, settings: Settings, served_port: str) -> Iterator[Finding]:
+def _judge(answer: Answer, settings: Settings, served_ports: "list[str]") -> Iterator[Finding]:
     ours = [ip for ip in answer.addresses if is_of_this_host(ip)]
+    for ip, failure in answer.no_tls.items():
+        what = f"{_who(answer)}: no TLS ({answer.tls}) with {ip}: {failure}"
+        yield Finding("error", what, _remedy_for_tls(answer, failure), setting="mailhost")
+    if not answer.greeting and answer.no_tls and not answer.failures:
+        return
     if not answer.greeting:
         yield Finding(
-            "error", _silence(answer), _remedy_for_silence(answer, ours, settings, served_port), setting="mailhost"
+            "error", _silence(answer), _remedy_for_silence(answer, ours, settings, served_ports), setting="mailhost"
         )
         return
     for ip, failure in answer.failures.items():
@@ -96,20 +112,47 @@ def _judge(answer: Answer, settings: Settings, served_port: str) -> Iterator[Fin
         said = answer.greeting[:80].decode(errors="backslashreplace").strip()
         what = f"{_who(answer)} does not greet as {answer.protocol.upper()} servers do: {said}"
         yield Finding("error", what, "is another service on this port, or does it want TLS?", setting="mailhost")
-    elif ours and _is_ourselves(answer, settings, served_port):
+    elif ours and _is_ourselves(answer, settings, served_ports):
         what = f"{_who(answer)} is this very service ({', '.join(ours)}), under a name that it does not know as its own"
         yield Finding("error", what, _agree(answer, settings), setting="PROXY_HOSTNAME")
-    elif answer.own and str(answer.port) == served_port:
+    elif answer.own and str(answer.port) in served_ports:
         what = f"{_who(answer)} is taken for this very service: connections to {answer.own} come from there, too"
         yield Finding(
             "error", what, "give that server an address of its own, 127.0.0.2 for example", setting="mailhost"
         )
-    elif b"LOGINDISABLED" in answer.greeting.upper():
+    elif answer.tls == "no" and b"LOGINDISABLED" in answer.greeting.upper():
         what = f"{_who(answer)} refuses logins without TLS (LOGINDISABLED)"
-        yield Finding("error", what, "let it accept them from this host", setting="mailhost")
-    else:
+        remedy = f"set {answer.protocol.upper()}_PROXY_TLS=starttls, or let it accept them from this host"
+        yield Finding("error", what, remedy, setting="mailhost")
+    elif not answer.no_tls:
         where = f"another server on this host ({', '.join(ours)})" if ours else ", ".join(answer.addresses)
-        yield Finding("ok", f"{_who(answer)} answers: {where}")
+        agreed = f", {answer.agreed}" if answer.agreed else ""
+        yield Finding("ok", f"{_who(answer)} answers: {where}{agreed}")
+
+
+def _remedy_for_tls(answer: Answer, failure: str) -> str:
+    if "certificate" in failure:
+        return f"have it certified for {answer.host}, by an authority that PROXY_CAFILE or the system's store has"
+    setting = f"{answer.protocol.upper()}_PROXY_TLS"
+    return f"set {setting}, or the accounts' option mailhosttls, to what the server offers: no, starttls or yes"
+
+
+def _trust(answers: "list[Answer]", settings: "dict[str, Settings]") -> Iterator[Finding]:
+    """Hosts that have accounts may be helpers, too, and send us a login in a client's name."""
+    unknown = dict.fromkeys(
+        ip for answer in answers for ip in answer.addresses if not _is_trusted(ip, settings[answer.protocol])
+    )
+    if unknown:
+        shown = ", ".join(list(unknown)[:SHOWN]) + (f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else "")
+        what = f"mailhosts are not in PROXY_TRUSTED ({shown}): a client's address that they tell this host is lost"
+        yield Finding("warning", what, "name them, or their networks, in PROXY_TRUSTED", setting="PROXY_TRUSTED")
+
+
+def _is_trusted(ip: str, settings: Settings) -> bool:
+    try:
+        return ip in Networks(settings.trusted)
+    except ValueError:
+        return True  # the settings' section has said what is wrong
 
 
 def _silence(answer: Answer) -> str:
@@ -121,8 +164,8 @@ def _who(answer: Answer) -> str:
     return f"{answer.protocol.upper()} {answer.name} ({answer.accounts} account{'s' * (answer.accounts != 1)})"
 
 
-def _remedy_for_silence(answer: Answer, ours: "list[str]", settings: Settings, served_port: str) -> str:
-    if ours and str(answer.port) == served_port:
+def _remedy_for_silence(answer: Answer, ours: "list[str]", settings: Settings, served_ports: "list[str]") -> str:
+    if ours and str(answer.port) in served_ports:
         return f"it is this host. If the mailboxes are here, {_agree(answer, settings)}; else start the server"
     if not answer.addresses:
         return "correct the mailhost of these accounts, or the name service"
@@ -135,9 +178,11 @@ def _agree(answer: Answer, settings: Settings) -> str:
     return f"{own}, or let the mailhost be a name that counts as this host: {known}"
 
 
-def _is_ourselves(answer: Answer, settings: Settings, served_port: str) -> bool:
-    words = greeting(answer.protocol, settings.capabilities, settings.login_allowed, settings.mechanisms)
-    return str(answer.port) == served_port and answer.greeting == words
+def _is_ourselves(answer: Answer, settings: Settings, served_ports: "list[str]") -> bool:
+    trusted = [_is_trusted(ip, settings) for ip in answer.addresses]
+    return str(answer.port) in served_ports and answer.greeting in [
+        greeting(answer.protocol, settings.offer(secure=answer.tls == "yes", trusted=one)) for one in trusted
+    ]
 
 
 def is_of_this_host(ip: str) -> bool:

@@ -5,6 +5,7 @@ import importlib.metadata
 import os
 import re
 import shlex
+import subprocess
 import sys
 import tempfile
 import time
@@ -22,6 +23,7 @@ from ..installation import programs
 from .front import Front, fronting
 from .mailboxes import Failed, Mailbox, connected
 
+CERTIFY_SECONDS = 10.0
 LOG_SECONDS = 5.0
 """For a helper to end when its client has."""
 
@@ -33,6 +35,12 @@ SETTINGS = """\
 IMAP_PROXY=1
 IMAP_CAPABILITY="IMAP4rev1 UIDPLUS IDLE AUTH=PLAIN"
 LOGIN_FAIL_DELAY=1
+"""
+CERTIFY = "openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 30 -subj /CN=the-demo"
+TLS_SETTINGS = """\
+IMAPDSTARTTLS=YES
+TLS_CERTFILE={directory}/certificate.pem
+TLS_PRIVATE_KEYFILE={directory}/key.pem
 """
 KEPT_ENVIRONMENT = ("LD_LIBRARY_PATH", "PATH")
 """The helper has no settings from the environment of whoever runs the demo."""
@@ -52,7 +60,8 @@ async def tell(port: int, live: asyncio.Event) -> None:
         stack.callback(carol.release)
         servers = await start_servers(stack, alice, bob)
         directory = stack.enter_context(tempfile.TemporaryDirectory(prefix="proxyhelper-demo-"))
-        configure(Path(directory), [alice, bob, carol])
+        has_tls = certify(directory)
+        configure(Path(directory), SETTINGS + TLS_SETTINGS.format(directory=directory) * has_tls, [alice, bob, carol])
         front = await start_front(stack, port, directory)
 
         for mailbox, title in ((alice, "4  Alice logs in there"), (bob, "5  Bob logs in at the same address")):
@@ -70,7 +79,7 @@ async def tell(port: int, live: asyncio.Event) -> None:
         await log_in(front, carol, carol.password, expected="[UNAVAILABLE]")
         row("result", "the client hears that its password is not at fault, and the log says what is")
 
-        suggest(front.port, directory, [alice, bob])
+        suggest(front.port, directory, [alice, bob], has_tls)
         heading("The log of the helpers, as it comes, until Ctrl-C")
         live.set()
         await asyncio.gather(show_log(front), front.accepting, *servers)
@@ -85,11 +94,21 @@ async def start_servers(stack: AsyncExitStack, *mailboxes: Mailbox) -> "list[asy
     return servers
 
 
-def configure(directory: Path, mailboxes: Sequence[Mailbox]) -> None:
-    """Write what a site has in /etc/courier."""
+def certify(directory: str) -> bool:
+    """Make a self-signed certificate, where OpenSSL's command is installed."""
+    files = ["-out", f"{directory}/certificate.pem", "-keyout", f"{directory}/key.pem"]
+    try:
+        subprocess.run([*CERTIFY.split(), *files], check=True, capture_output=True, timeout=CERTIFY_SECONDS)
+    except (OSError, subprocess.SubprocessError):
+        return False
+    return True
+
+
+def configure(directory: Path, text: str, mailboxes: Sequence[Mailbox]) -> None:
+    """Write what a site has in /etc/courier; `text` is its imapd."""
     heading(f"2  The configuration is written: {directory}")
-    (directory / "imapd").write_text(SETTINGS)
-    for line in SETTINGS.splitlines():
+    (directory / "imapd").write_text(text)
+    for line in text.splitlines():
         row("imapd", line)
     userdb = directory / "userdb"
     userdb.touch(mode=0o600)
@@ -156,12 +175,14 @@ def milliseconds(seconds: float) -> str:
     return f"{seconds * 1000:.0f} ms"
 
 
-def suggest(port: int, directory: str, mailboxes: Sequence[Mailbox]) -> None:
+def suggest(port: int, directory: str, mailboxes: Sequence[Mailbox], has_tls: bool) -> None:
     heading("Try it, in another terminal")
     for mailbox in mailboxes:
         url = f"imap://127.0.0.1:{port}/INBOX;MAILINDEX=1"
         paste(shlex.join(["curl", "-u", f"{mailbox.user}:{mailbox.password}", url]))
     paste(shlex.join([*this_command(), "-c", directory, "lookup", mailboxes[0].user]))
+    if has_tls:
+        paste(f"openssl s_client -quiet -crlf -starttls imap -connect 127.0.0.1:{port}", "# then as below")
     paste(f"telnet 127.0.0.1 {port}", "# or nc; then, line by line:")
     user, password = mailboxes[0].user, mailboxes[0].password
     for line in (f"a LOGIN {user} {password}", "b SELECT INBOX", "c FETCH 1 BODY[]", "d LOGOUT"):
