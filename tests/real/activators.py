@@ -156,12 +156,13 @@ def front(
     environment: Mapping[str, str],
     world: World = HERE,
     local_server: Callable[[str], Sequence[str]] = courier.local_server,
+    ports: Mapping[str, int] = PORTS,
 ) -> Iterator[dict[str, Listener]]:
-    """The helper on both ports of an address, with no more memory than Courier's start script allows."""
+    """The helper on a port for each protocol, with no more memory than Courier's start script allows."""
     world = replace(world, address_space=ADDRESS_SPACE_KB)
     with ExitStack() as listeners:
         started = {}
-        for protocol, port in PORTS.items():
+        for protocol, port in ports.items():
             own = directory / protocol
             own.mkdir(parents=True)
             service = Service(own, address, port, helper(protocol, *local_server(protocol)), environment, world)

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from support import need, open_directory
 
+from .certificates import Authority
 from .courier import configure
 from .mail import Account, fill_maildir, home_of
 from .servers import PORTS, dovecot, file_monitor
@@ -70,6 +71,13 @@ def site() -> Iterator[Site]:
         homes = directory / "homes"
         fill_maildir(home_of(homes, NEAR) / "Maildir")
         yield Site(configure(directory / "etc", ACCOUNTS, homes, PROXY_HOSTNAME=HOSTNAME, **SETTINGS), homes)
+
+
+@pytest.fixture(scope="session")
+def authority() -> Iterator[Authority]:
+    """Who certifies all servers of these tests."""
+    with open_directory() as directory:
+        yield Authority(directory)
 
 
 @pytest.fixture

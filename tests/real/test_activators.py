@@ -49,7 +49,7 @@ def test_mailhost_elsewhere(activated: Front, protocol: str, account: Account) -
     client = LOGIN[protocol](listener.address, account)
     port = port_of(client)
     check_mailbox(client)
-    who = f"user={account.name}, {client_in_log(port)}, protocol={protocol.upper()}"
+    who = f"user={account.name}, {client_in_log(port)}, session=[0-9a-f]{{16}}, protocol={protocol.upper()}"
     where = re.escape(f"backend={account.mailhost}:{PORTS[protocol]}")
     listener.log.wait_for(f"LOGIN, {who}.*{where}")
     logout = listener.log.wait_for(f"LOGOUT, {who}.*{where}")
@@ -102,7 +102,7 @@ def test_wrong_password(activated: Front, beginning: str, protocol: str) -> None
     line = listener.log.wait_for("LOGIN FAILED")
     beginning = beginning.replace("{ident}", {"imap": "imapd", "pop3": "pop3d"}[protocol])
     who = f"user={NEAR.name}, {client_in_log(r'[0-9]+')}"
-    assert re.match(f"{beginning}LOGIN FAILED, {who}, protocol={protocol.upper()}", line)
+    assert re.match(f"{beginning}LOGIN FAILED, {who}, session=[0-9a-f]{{16}}, protocol={protocol.upper()}", line)
     assert "wrong-guess" not in line
 
 

@@ -29,7 +29,15 @@ def listeners(site: Site, backends: None) -> Iterator[Front]:
 def children(pid: int) -> list[int]:
     """The processes that this one has started, but for those that have ended."""
     started = map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split())
-    return [child for child in started if status(child)["State"][0] != "Z"]
+    return [child for child in started if not is_gone(child)]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether a process has ended."""
+    try:
+        return status(pid)["State"][0] == "Z"
+    except (FileNotFoundError, ProcessLookupError):
+        return True
 
 
 def status(pid: int) -> dict[str, list[str]]:
