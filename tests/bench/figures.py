@@ -1,4 +1,7 @@
-"""The figures. Each function measures both sides turn by turn (those of the account sources: sources.py)."""
+"""The figures. Each function measures both sides turn by turn.
+
+Those of TLS are in encrypted.py, those of the account sources in sources.py.
+"""
 
 from __future__ import annotations
 
@@ -6,15 +9,12 @@ import os
 import socket
 import subprocess
 from collections.abc import Callable, Iterable
-from contextlib import ExitStack
-from statistics import mean, median
+from statistics import median
 
-from real.mail import Account
-from real.world import wait_until
-
-from . import processes, sources
+from . import encrypted, sources
 from .client import Client
 from .report import Row
+from .sessions import IDLE_SESSIONS, Transfer, alone, logged_in, one_process, resting
 from .stage import (
     BARE,
     COURIER,
@@ -28,15 +28,7 @@ from .stage import (
     Stage,
     middle_and_end,
 )
-from .turns import GIGABYTE, Effort, in_turn, login, milliseconds
-
-IDLE_SESSIONS = 50
-
-
-def logged_in(address: str, account: Account) -> Client:
-    client = Client(address)
-    client.ask(f"LOGIN {account.name} {account.password}")
-    return client
+from .turns import Effort, in_turn, login, milliseconds
 
 
 def greeting(stage: Stage, effort: Effort) -> list[Row]:
@@ -96,7 +88,7 @@ def round_trip(stage: Stage, effort: Effort) -> list[Row]:
     """NOOP through the relay to Dovecot, against Courier's; in many sessions, as their place on the cores matters."""
 
     def of_a_session() -> list[float]:
-        with logged_in(OURS, READER) as one, logged_in(COURIER, READER) as other:
+        with logged_in(Client(OURS), READER) as one, logged_in(Client(COURIER), READER) as other:
             return in_turn(effort.round_trips, lambda: one.ask("NOOP"), lambda: other.ask("NOOP"))
 
     ours, courier = map(median, zip(*[of_a_session() for _ in range(effort.relays)], strict=True))
@@ -106,24 +98,15 @@ def round_trip(stage: Stage, effort: Effort) -> list[Row]:
 def bulk(stage: Stage, effort: Effort) -> list[Row]:
     """A literal from the backend, against Courier's relay: speed, and CPU time of the relaying process."""
 
-    class Transfer:
-        def __init__(self, address: str, program: str) -> None:
-            alone(program)
-            self.client = logged_in(address, HEAVY)
-            (self.pid,) = processes.running(program)
-            self.before = processes.cpu_seconds(self.pid)
+    def transfer(address: str, program: str) -> Transfer:
+        alone(program)
+        client = logged_in(Client(address), HEAVY)
+        return Transfer(client, one_process(program), effort.bytes)
 
-        def speed(self) -> float:
-            return effort.bytes / 1e6 / self.client.fetch(effort.bytes)
-
-        def cpu_per_gigabyte(self) -> float:
-            used = processes.cpu_seconds(self.pid) - self.before
-            return used / ((effort.transfers + 1) * effort.bytes / GIGABYTE)
-
-    one, other = Transfer(OURS, stage.program), Transfer(COURIER, stage.peer)
+    one, other = transfer(OURS, stage.program), transfer(COURIER, stage.peer)
     with one.client, other.client:
         ours, courier = in_turn(effort.transfers, one.speed, other.speed)
-        our_cpu, courier_cpu = one.cpu_per_gigabyte(), other.cpu_per_gigabyte()
+    our_cpu, courier_cpu = one.cpu_per_gigabyte(), other.cpu_per_gigabyte()
     return [
         Row("bulk", f"{ours:.0f} MB/s", f"{courier:.0f} MB/s", "Courier", ours / courier, 1.4, at_least=True),
         Row("CPU of bulk per GB", f"{our_cpu:.2f} s", f"{courier_cpu:.2f} s", "Courier", our_cpu / courier_cpu, 0.5),
@@ -131,25 +114,11 @@ def bulk(stage: Stage, effort: Effort) -> list[Row]:
 
 
 def memory(stage: Stage, effort: Effort) -> list[Row]:
-    """Mean PSS of many sessions at rest, all at the same time."""
-
-    def resting(address: str, program: str) -> float:
-        alone(program)
-        with ExitStack() as clients:
-            for _ in range(IDLE_SESSIONS):
-                clients.enter_context(logged_in(address, READER)).ask("NOOP")
-            found = processes.running(program)
-            assert len(found) == IDLE_SESSIONS, f"{len(found)} processes for {IDLE_SESSIONS} sessions"
-            return mean(map(processes.pss_megabytes, found))
-
-    ours, courier = resting(OURS, stage.program), resting(COURIER, stage.peer)
+    """Mean PSS of many sessions at rest."""
+    ours = resting(stage.program, lambda: logged_in(Client(OURS), READER))
+    courier = resting(stage.peer, lambda: logged_in(Client(COURIER), READER))
     figure = f"PSS, {IDLE_SESSIONS} idle sessions"
     return [Row(figure, f"{ours:.2f} MB", f"{courier:.2f} MB", "Courier", ours, 3.5, unit="MB")]
-
-
-def alone(program: str) -> None:
-    """Wait until the sessions of earlier measurements have ended."""
-    wait_until(lambda: not processes.running(program), f"{program} still runs")
 
 
 def large_userdb(stage: Stage, effort: Effort) -> list[Row]:
@@ -171,6 +140,9 @@ FIGURES: dict[str, Callable[[Stage, Effort], list[Row]]] = {
     "bulk": bulk,
     "memory": memory,
     "userdb": large_userdb,
+    "tls-login": encrypted.login,
+    "tls-bulk": encrypted.bulk,
+    "tls-memory": encrypted.memory,
     "sources": sources.figures,
 }
 

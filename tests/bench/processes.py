@@ -14,6 +14,12 @@ def running(program: str) -> list[int]:
     return [pid for pid, argv in _commands() if program in argv and Path(argv[0]).name != "couriertcpd"]
 
 
+def children(parent: int, name: str) -> list[int]:
+    """The children of this name."""
+    pids = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+    return [int(pid) for pid in pids if Path(f"/proc/{pid}/comm").read_text() == f"{name}\n"]
+
+
 def _commands() -> Iterator[tuple[int, list[str]]]:
     for entry in Path("/proc").iterdir():
         try:
@@ -25,6 +31,7 @@ def _commands() -> Iterator[tuple[int, list[str]]]:
 
 def cpu_seconds(pid: int) -> float:
     """User and system time."""
+    assert Path(f"/proc/{pid}").exists(), f"process {pid} has ended"
     fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     return (int(fields[11]) + int(fields[12])) / TICKS
 

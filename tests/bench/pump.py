@@ -2,7 +2,7 @@
 
     python pump.py ADDRESS
 
-It believes every LOGIN, and answers `tag FETCH n` with a literal of n bytes.
+It believes every LOGIN, with literals or without, and answers `tag FETCH n` with a literal of n bytes.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from collections.abc import Iterator
 
 BLOCK = 1 << 20
 
@@ -26,10 +27,22 @@ def send_literal(client: socket.socket, source: int, size: int) -> None:
         size -= os.sendfile(client.fileno(), source, 0, min(size, BLOCK))
 
 
+def commands(client: socket.socket) -> Iterator[bytes]:
+    """Each command, whole, with its literals."""
+    command = b""
+    for line in client.makefile("rb"):
+        command += line
+        if line.endswith(b"}\r\n"):
+            client.sendall(b"+ go on\r\n")
+        else:
+            yield command
+            command = b""
+
+
 def serve(client: socket.socket, source: int) -> None:
     client.sendall(b"* OK pump\r\n")
-    for line in client.makefile("rb"):
-        tag, command, *arguments = line.split()
+    for said in commands(client):
+        tag, command, *arguments = said.split()
         if command == b"FETCH":
             client.sendall(b"* 1 FETCH (BODY[] {%s}\r\n" % arguments[0])
             send_literal(client, source, int(arguments[0]))

@@ -1,8 +1,9 @@
-"""Everything that is measured, listening side by side on port 143 of its own address."""
+"""Everything that is measured, listening side by side on port 143 (behind TLS: 993) of its own address."""
 
 from __future__ import annotations
 
 import os
+import ssl
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -10,11 +11,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from real.activators import listening
+from real.certificates import Authority, Certificate
 from real.courier import as_courier_starts, configure, courier, couriertcpd, local_server, part
 from real.mail import Account
 from real.servers import answers, dovecot
-from real.world import BARE_ENVIRONMENT, World, running, wait_until
-from support import hashed, need
+from real.world import BARE_ENVIRONMENT, World, running
+from support import hashed, need, wait_until
+
+from .client import NAME
 
 DOVECOT = "127.0.0.2"
 PUMP = "127.0.0.3"
@@ -26,7 +30,7 @@ OURS_WITH_MANY = "127.0.0.15"
 
 SECRET = "secret"
 FEW, MANY = 100, 100_000
-SETTINGS = {"IMAP_PROXY": "1", "PROXY_HOSTNAME": "front.example.com"}
+SETTINGS = {"IMAP_PROXY": "1", "PROXY_HOSTNAME": NAME}
 READER = Account("reader@example.com", SECRET, mailhost=DOVECOT)
 HEAVY = Account("heavy@example.com", SECRET, mailhost=PUMP)
 PRINT_A_GREETING = "print('* OK [CAPABILITY IMAP4rev1] ready', flush=True)"
@@ -50,6 +54,10 @@ class Stage:
     """The installed helper."""
     servers: ExitStack
     """Whatever has been started, until the end."""
+    certificate: Certificate
+    """For everyone who speaks TLS."""
+    trust: ssl.SSLContext
+    """Of clients, in that certificate."""
 
     @property
     def configuration(self) -> Path:
@@ -80,16 +88,17 @@ class Stage:
     def site(self, name: str, accounts: int = 0, **settings: str) -> Path:
         """A configuration directory, with numbered accounts or the two that everyone knows."""
         homes = self.directory / "homes"
-        configuration = configure(self.directory / name, [READER, HEAVY], homes, **SETTINGS, **settings)
+        settings = SETTINGS | {"TLS_CERTFILE": str(self.certificate.both)} | settings
+        configuration = configure(self.directory / name, [READER, HEAVY], homes, **settings)
         if accounts:
             write_userdb(configuration / "userdb", accounts)
         return configuration
 
-    def listen(self, address: str, argv: list[str], configuration: Path) -> None:
+    def listen(self, address: str, argv: list[str], configuration: Path, port: int = 143, **environment: str) -> None:
         """Run argv under couriertcpd."""
-        command = as_courier_starts("imap", configuration, couriertcpd(address, 143, argv))
-        environment = {"PROXYHELPER_CONFDIR": str(configuration)}
-        listener = listening(self.room(address), address, 143, command, environment, World())
+        command = as_courier_starts("imap", configuration, couriertcpd(address, port, argv))
+        environment |= {"PROXYHELPER_CONFDIR": str(configuration)}
+        listener = listening(self.room(f"{address}:{port}"), address, port, command, environment, World())
         self.servers.enter_context(listener)
 
 
@@ -118,13 +127,18 @@ def assembled(directory: Path, bin_directory: Path) -> Iterator[Stage]:
     program = bin_directory / "proxyhelper-imap"
     need(program.exists(), f"the installed program {program}")
     with ExitStack() as servers:
-        stage = Stage(directory, interpreter(bin_directory), str(program), servers)
+        (directory / "authority").mkdir()
+        authority = Authority(directory / "authority")
+        certificate = authority.issue("front", f"DNS:{NAME}")
+        python = interpreter(bin_directory)
+        stage = Stage(directory, python, str(program), servers, certificate, authority.trusting())
         known = [READER, *middle_and_end(FEW), *middle_and_end(MANY)]
         servers.enter_context(dovecot(stage.room("dovecot"), DOVECOT, known))
         servers.enter_context(running([sys.executable, str(Path(__file__).with_name("pump.py")), PUMP]))
         wait_until(lambda: answers(PUMP, 143), "the pump does not answer")
         servers.enter_context(courier(stage.room("courier"), COURIER, stage.site("courier-etc")))
         stage.listen(OURS, stage.helper, stage.site("etc"))
+        stage.listen(OURS, stage.helper, stage.configuration, 993, PROXY_TLS_WRAP="1")
         stage.listen(BARE, stage.bare(PRINT_A_GREETING), stage.configuration)
         stage.listen(OURS_WITH_FEW, stage.helper, stage.site("few", FEW))
         stage.listen(OURS_WITH_MANY, stage.helper, stage.site("many", MANY))
