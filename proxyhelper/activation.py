@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 MAPPED = "::ffff:"
+TOLD_PEERS = (("TCPREMOTEIP", "TCPREMOTEPORT"), ("REMOTE_ADDR", "REMOTE_PORT"), ("REMOTE_HOST", "REMOTE_PORT"))
 
 
 class NotAConnection(Exception):
@@ -50,8 +51,8 @@ class Connection:
         self.secure = secure
 
 
-def inspect(environment: "Mapping[str, str]") -> Connection:
-    """Look at fd 0. Raises NotAConnection."""
+def inspect(environment: "Mapping[str, str]", is_passed_on: bool = False) -> Connection:
+    """Look at fd 0. `is_passed_on`: somebody on this host has done the client's TLS. Raises NotAConnection."""
     try:
         client_is_socket = is_socket(0)
         posix.fstat(1)
@@ -66,7 +67,14 @@ def inspect(environment: "Mapping[str, str]") -> Connection:
             peer, local = _ends(client)
         finally:
             client.detach()
-    return Connection(peer or _told_peer(environment), local or _told_local(environment))
+    told = _told_peer(environment)
+    if is_passed_on and told.ip and peer and _is_loopback(peer):
+        peer = local = None  # stunnel's exec has the client, and this is the connection to stunnel
+    return Connection(peer or told, local or _told_local(environment))
+
+
+def _is_loopback(end: "Address") -> bool:
+    return end.ip.startswith("127.") or end.ip == "::1"
 
 
 def _ends(client: socket.socket) -> "tuple[Address | None, Address | None]":
@@ -94,8 +102,8 @@ def plain_ip(ip: str) -> str:
 
 
 def _told_peer(environment: "Mapping[str, str]") -> Address:
-    """What couriertcpd and tcpserver, systemd, or xinetd say of the client."""
-    for ip_name, port_name in (("TCPREMOTEIP", "TCPREMOTEPORT"), ("REMOTE_ADDR", "REMOTE_PORT"), ("REMOTE_HOST", "")):
+    """What couriertcpd and tcpserver, systemd, or xinetd and stunnel say of the client."""
+    for ip_name, port_name in TOLD_PEERS:
         if address := _told(environment, ip_name, port_name):
             return address
     return Address()

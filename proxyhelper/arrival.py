@@ -1,6 +1,6 @@
 """Who has come, where somebody stands between: the PROXY header of a balancer, the word of another proxy."""
 
-from .activation import Address, Connection, is_ip
+from .activation import Address, Connection, is_ip, plain_ip
 from .networks import Networks
 from .proxy_protocol import Malformed, Reader
 from .settings import ConfigurationError
@@ -8,7 +8,7 @@ from .settings import ConfigurationError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .dialogue.events import Forwarded
-    from .ends import InClear
+    from .ends import End
     from .settings import Settings
 
 HEADER_SECONDS = 5.0
@@ -19,7 +19,7 @@ class Untrusted(Exception):
     """Somebody who should begin with a PROXY header and does not, or may not. The text is for the log."""
 
 
-def read_header(end: "InClear", connection: Connection, settings: "Settings", deadline: float) -> None:
+def read_header(end: "End", connection: Connection, settings: "Settings", deadline: float) -> None:
     """Read the PROXY header and correct `connection` by it; not a byte behind it is read.
 
     Raises Untrusted, TimedOut, Closed, ConfigurationError."""
@@ -56,6 +56,6 @@ def _is_in(peer: Address, networks: str, setting: str) -> bool:
 def believe(told: "Forwarded", connection: Connection) -> None:
     """Correct `connection` by what a trusted proxy says."""
     if is_ip(told.ip):
-        connection.peer = Address(told.ip, told.port)
+        connection.peer = Address(plain_ip(told.ip), told.port)
     if is_ip(told.local_ip):
-        connection.local = Address(told.local_ip, told.local_port)
+        connection.local = Address(plain_ip(told.local_ip), told.local_port)

@@ -1,6 +1,7 @@
 """Reach a mailhost and log in there.
 
-One deadline covers resolving, every address of the host, TLS and the greeting; another the replies to the login.
+One deadline covers resolving, every address of the host, and all up to its greeting; another each reply behind that,
+and TLS that begins there.
 """
 
 import time

@@ -2,12 +2,12 @@
 
 Of what a client says in clear, no more is read than the dialogue uses; whoever comes after it, local server, relay or
 TLS, finds the bytes behind it in the kernel. A socket is read with MSG_PEEK and consumed to the end of each command; a
-pipe, which cannot be peeked, byte by byte. (The end of a client behind TLS: tls.py.)
+pipe (pipes.py), which cannot be peeked, byte by byte. The ends behind TLS are in tls.py.
 """
 
 import time
 
-from .descriptors import POLLIN, POLLOUT, is_ready, is_socket, same_file
+from .descriptors import is_socket, same_file
 from .interpreter import posix, socket
 from .text import words
 
@@ -16,14 +16,15 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import TypeAlias, TypeVar
 
+    from .pipes import PipeEnd
     from .tls import TlsEnd
 
+    InClear: TypeAlias = "SocketEnd | PipeEnd"
+    End: TypeAlias = "SocketEnd | PipeEnd | TlsEnd"
     Result = TypeVar("Result")
 
 PEEK = 4096
 CHUNK = 65536
-PIPE_WRITE = 4096
-"""A pipe that poll calls writable takes this many bytes (PIPE_BUF) without blocking."""
 
 
 class Closed(Exception):
@@ -82,7 +83,7 @@ class SocketEnd:
 
     def _within(self, deadline: float, act: "Callable[[], Result]") -> "Result":
         try:
-            self._socket.settimeout(_remaining(deadline))
+            self._socket.settimeout(remaining(deadline))
             return act()
         except TimeoutError:
             raise TimedOut from None
@@ -90,62 +91,16 @@ class SocketEnd:
             raise Closed(words(error)) from None
 
 
-class PipeEnd:
-    """Two pipes, or whatever else can be read on fd 0 and written on fd 1."""
-
-    def peek(self, deadline: float) -> bytes:
-        """The next byte, b"" behind the last. Raises TimedOut, Closed."""
-        return self._read(1, deadline)
-
-    def receive(self, deadline: float) -> bytes:
-        """The bytes at hand, b"" behind the last. Raises TimedOut, Closed."""
-        return self._read(CHUNK, deadline)
-
-    def consume(self, count: int) -> None:
-        """Nothing is left to drop: `peek` has read its one byte."""
-
-    def rest(self) -> bytes:
-        """What has been read, and not consumed: nothing."""
-        return b""
-
-    def finish(self, deadline: float) -> None:
-        """Nothing is to be done: what was written to a pipe stays there."""
-
-    def send(self, data: bytes, deadline: float) -> None:
-        """All of `data`. Raises TimedOut, Closed."""
-        while data:
-            _wait(1, POLLOUT, deadline)
-            try:
-                data = data[posix.write(1, data[:PIPE_WRITE]) :]
-            except OSError as error:
-                raise Closed(words(error)) from None
-
-    def _read(self, size: int, deadline: float) -> bytes:
-        _wait(0, POLLIN, deadline)
-        try:
-            return posix.read(0, size)
-        except OSError as error:
-            raise Closed(words(error)) from None
-
-
-if TYPE_CHECKING:
-    InClear: TypeAlias = SocketEnd | PipeEnd
-    End: TypeAlias = SocketEnd | PipeEnd | TlsEnd
-
-
 def client_end() -> "InClear":
     """The client's, on fd 0 and 1."""
     if is_socket(0) and same_file(0, 1):
         return SocketEnd(socket.socket(fileno=posix.dup(0)))  # a copy: fd 0 itself outlives the object
+    from .pipes import PipeEnd
+
     return PipeEnd()
 
 
-def _wait(descriptor: int, event: int, deadline: float) -> None:
-    if not is_ready(descriptor, event, _remaining(deadline)):
-        raise TimedOut
-
-
-def _remaining(deadline: float) -> float:
+def remaining(deadline: float) -> float:
     """Seconds left. Raises TimedOut: a client that never pauses must not put the end off."""
     seconds = deadline - time.monotonic()
     if seconds <= 0:

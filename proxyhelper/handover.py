@@ -7,7 +7,7 @@ import time
 from . import log
 from .descriptors import POLLIN, is_ready
 from .interpreter import posix
-from .relay import LINGER, Encrypted, Plain, Relay
+from .relay import LINGER, Plain, Relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -77,7 +77,11 @@ class Handover:
 
 
 def _end(reading: int, writing: int, channel: "Channel | None") -> "End":
-    return Encrypted(reading, writing, channel) if channel else Plain(reading, writing)
+    if not channel:
+        return Plain(reading, writing)
+    from .encrypted import Encrypted
+
+    return Encrypted(reading, writing, channel)
 
 
 def _wait_for(child: int) -> None:

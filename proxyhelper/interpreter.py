@@ -12,11 +12,12 @@ if TYPE_CHECKING:
     import _ssl as ssl
     import ctypes
     import signal
+    import stat
     from collections.abc import Callable
     from types import ModuleType
     from typing import Any
 
-__all__ = ["compare_digest", "crypt", "decode_certificate", "digest", "posix", "signal", "socket", "ssl"]
+__all__ = ["compare_digest", "crypt", "decode_certificate", "digest", "posix", "signal", "socket", "ssl", "stat"]
 
 HASH_MODULES = {
     "md5": ("_md5", "hashlib"),
@@ -28,8 +29,8 @@ LIBCRYPT_NAMES = ("libcrypt.so.1", "libcrypt.so.2", None)  # None: the C library
 
 
 def __getattr__(name: str) -> "ModuleType":
-    """The modules `socket`, `signal` and `ssl`, imported when they are first asked for."""
-    if name not in ("signal", "socket", "ssl"):
+    """The modules `signal`, `socket`, `ssl` and `stat`, imported when they are first asked for."""
+    if name not in ("signal", "socket", "ssl", "stat"):
         raise AttributeError(name)
     return __import__(f"_{name}")
 

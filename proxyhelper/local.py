@@ -3,12 +3,10 @@
 A Python parent leaves traces that a C server does not expect; none of them may survive the exec.
 """
 
-import stat
-
 from . import privileges
 from .descriptors import POLLIN, is_ready
 from .failures import Disabled, Temporary
-from .interpreter import posix, signal, socket
+from .interpreter import posix, signal, socket, stat
 from .log import SYSLOG
 from .settings import INHERITED
 from .text import decode, encode
@@ -36,11 +34,29 @@ class ExecFailed(Exception):
     """The local server could not be run, and this process is the account's user already: it can only end."""
 
 
-def start(
+def serve_beside(
     command: "list[str]", account: "Account", environment: "dict[str, str]", settings: "Settings", log: "Log"
 ) -> "tuple[int, int]":
-    """Run `command` as a child, where this process has to stay with the client's TLS. Returns its process id, and the
-    descriptor that is connected to its fd 0 and 1. Raises Disabled or Temporary."""
+    """As `_start`. The activator watches this process, which stays with the client's TLS, and as PROXY_USER from now
+    on."""
+    person = privileges.proxy_person(settings.proxy_user) if privileges.is_root() else None
+    child, connected = _start(command, account, environment, settings, log)
+    try:
+        if person:
+            privileges.assume(person)
+            privileges.settle(person)
+    except BaseException:
+        posix.close(connected)  # the child sees its client gone
+        raise
+    return child, connected
+
+
+def _start(
+    command: "list[str]", account: "Account", environment: "dict[str, str]", settings: "Settings", log: "Log"
+) -> "tuple[int, int]":
+    """Run `command` as a child. Returns its process id, and the descriptor that is connected to its fd 0 and 1.
+
+    Raises Disabled or Temporary."""
     ours, theirs = socket.socketpair()
     reading, writing = posix.pipe2(posix.O_CLOEXEC)
     child = posix.fork()

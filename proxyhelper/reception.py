@@ -4,7 +4,6 @@ import time
 
 from .ends import Closed, TimedOut, client_end
 from .interpreter import posix, socket
-from .settings import ConfigurationError
 from .text import encode
 
 TYPE_CHECKING = False
@@ -13,7 +12,7 @@ if TYPE_CHECKING:
     from .dialogue.events import Abuse, Forwarded, Login, Logout
     from .dialogue.imap import Server as ImapServer
     from .dialogue.pop3 import Server as Pop3Server
-    from .ends import End, InClear
+    from .ends import End
     from .log import Log
     from .settings import Settings
     from .tls import Channel
@@ -25,9 +24,10 @@ LOGIN_SECONDS = 60.0
 FAREWELL_SECONDS = 5.0
 """For a last word to a client that may not read."""
 LOGOUT_SECONDS = 0.1
-"""After LOGOUT, to read away what the client sent behind it."""
+"""After LOGOUT, or where no TLS could be agreed upon, to read away what the client sent behind it."""
 MAX_HOPS = 5
-"""Proxies that a login may go through: Dovecot's number, so that both count the same way."""
+"""One proxy passes a login on with one hop less, and that which gets it with the last one refuses it. Dovecot's
+number, so that both count the same way."""
 
 
 def bid_farewell(end: "End", words: bytes, linger: float = 0.0) -> None:
@@ -84,13 +84,15 @@ class Reception:
         self.server: Server
         self.name = new_name()
         self.hops = MAX_HOPS
-        self._environment = environment
-        self._deadline = time.monotonic() + LOGIN_SECONDS
+        self.environment = environment
+        self.waits_for_tls = settings.tls_wrap
+        self.deadline = time.monotonic() + LOGIN_SECONDS
+        self._own_addresses = connection.peer, connection.local
         journal.about(connection, self.name)
 
     def listener(self) -> "End | None":
         """The client, where it can be told something now: to one that waits for TLS, nothing can be said in clear."""
-        return self.end if self.channel or not self.settings.tls_wrap else None
+        return None if self.waits_for_tls else self.end
 
     def arrive(self) -> bool:
         """What comes before the first command; False where the client is sent away.
@@ -99,12 +101,13 @@ class Reception:
         if self.settings.proxy_protocol and not self._read_header():
             return False
         self.log.event("DEBUG", "Connection")
-        if self.settings.tls_wrap and not self._begin_tls(self._new_channel()):
+        if self.settings.tls_wrap and not self._wrap():
             return False
         if self.settings.tls:
             self.connection.secure = True
             self.log.secure()
-        self._open_dialogue()
+        self._own_addresses = self.connection.peer, self.connection.local
+        self.open_dialogue()
         if not self.settings.greets_first():
             self._greet()
         return True
@@ -113,7 +116,7 @@ class Reception:
         """The next complete login, or None where the client leaves or is sent away. Raises TimedOut, Closed."""
         from .dialogue.events import Abuse, Forwarded, LoginRefused, Logout, StartTls
 
-        while data := self.end.peek(self._deadline):
+        while data := self.end.peek(self.deadline):
             taken, reply, event = self.server.feed(data)
             self.end.consume(taken)
             if isinstance(event, (Abuse, Logout)):
@@ -124,7 +127,7 @@ class Reception:
                     return None
                 continue
             if reply:
-                self.end.send(reply, self._deadline)
+                self.end.send(reply, self.deadline)
             if isinstance(event, LoginRefused):
                 but = "" if self.server.offer.starttls else ", but cannot be had here: see proxyhelper check"
                 self.log.login("INFO", "LOGIN REFUSED", detail=f"TLS is required{but}")
@@ -159,9 +162,9 @@ class Reception:
         from .arrival import HEADER_SECONDS, Untrusted, read_header
 
         balancer = self.connection.peer.ip
-        soon = min(self._deadline, time.monotonic() + HEADER_SECONDS)
+        soon = min(self.deadline, time.monotonic() + HEADER_SECONDS)
         try:
-            read_header(self._in_clear(), self.connection, self.settings, soon)
+            read_header(self.end, self.connection, self.settings, soon)
         except (Untrusted, TimedOut) as error:
             self.log.event("WARN", "DISCONNECTED", detail=f"PROXY protocol: {error}")
             return False
@@ -169,62 +172,36 @@ class Reception:
         self.log.event("DEBUG", "PROXY", via=balancer)
         return True
 
-    def _in_clear(self) -> "InClear":
-        from .tls import TlsEnd
+    def _wrap(self) -> bool:
+        from .client_tls import begin, new_channel
 
-        assert not isinstance(self.end, TlsEnd)
-        return self.end
-
-    def _new_channel(self) -> "Channel":
-        """Raises ConfigurationError."""
-        from .tls import Channel, server_context
-
-        return Channel(server_context(self.settings, self.connection.local.ip), server_side=True)
-
-    def _begin_tls(self, channel: "Channel") -> bool:
-        """Whether TLS could be agreed upon. Raises TimedOut, Closed."""
-        from .tls import HandshakeFailed, TlsEnd
-
-        end = TlsEnd(self._in_clear(), channel)
-        try:
-            end.shake_hands(self._deadline)
-        except HandshakeFailed as failure:
-            self.log.event("INFO", "DISCONNECTED", detail=f"TLS handshake failed: {failure}")
-            return False
-        self.end, self.channel = end, channel
-        self.connection.secure = True
-        self.log.secure(channel.version(), channel.cipher())
-        self.log.login("DEBUG", "TLS")
-        return True
+        return begin(self, new_channel(self))
 
     def _start_tls(self, reply: bytes, injected: bool) -> bool:
-        """Whether the session goes on. What was sent in clear behind the command may be anybody's, who would have it
-        carried out in the client's name: https://nostarttls.secvuln.info/"""
-        if injected:
-            self.log.event("WARN", "DISCONNECTED", detail="sent more in clear behind the command that begins TLS")
+        from .client_tls import start
+
+        if not start(self, reply, injected):
             return False
-        try:
-            channel = self._new_channel()
-        except ConfigurationError as error:
-            self.log.event("ERR", "CONFIGURATION", detail=str(error))
-            self.end.send(self.server.refused("tls"), self._deadline)
-            return True
-        self.end.send(reply, self._deadline)
-        if not self._begin_tls(channel):
-            return False
-        self._open_dialogue()
+        if self.channel:  # what was said in clear may be anybody's word (RFC 9051 section 6.2.1)
+            self.connection.peer, self.connection.local = self._own_addresses
+            self.log.about(self.connection, self.name)
+            self.open_dialogue()
         return True
 
-    def _open_dialogue(self) -> None:
+    def open_dialogue(self) -> None:
         """From its beginning, with all that is known by now."""
-        identity = self._identity()
+        identity = ""
+        if self.settings.tls_external:
+            from .client_tls import identity_of
+
+            identity = identity_of(self)
         offer = self.settings.offer(self.connection.secure, identity, self._is_trusted())
         self.server = _server_class(self.settings.protocol)(offer, new_challenge, identity)
 
     def _greet(self) -> None:
         from .dialogue.greetings import greeting
 
-        self.end.send(greeting(self.settings.protocol, self.server.offer), self._deadline)
+        self.end.send(greeting(self.settings.protocol, self.server.offer), self.deadline)
 
     def _is_trusted(self) -> bool:
         if not self.settings.trusted:
@@ -232,19 +209,6 @@ class Reception:
         from .arrival import is_trusted
 
         return is_trusted(self.connection.peer, self.settings)
-
-    def _identity(self) -> str:
-        """The login name that the client's certificate proves, to us or to whoever has done its TLS; or ""."""
-        field = self.settings.tls_external
-        if not field:
-            return ""
-        if self.settings.tls:
-            return self._environment.get(f"TLS_SUBJECT_{field.upper()}", "")
-        if not self.channel:
-            return ""
-        from .tls import identity
-
-        return identity(self.channel.peer_subject(), field)
 
     def _believe(self, told: "Forwarded") -> None:
         """What a proxy says of its client; the dialogue has passed on no more than it may say."""

@@ -13,16 +13,18 @@ unread resets its peer, who may not have read all of ours.
 
 import select
 import time
-from fcntl import F_SETPIPE_SZ, fcntl
 
 from .descriptors import is_socket
 from .interpreter import posix, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from .tls import Channel
+    from typing import TypeAlias
+
+    from .encrypted import Encrypted
 
     Bytes = bytes | memoryview
+    End: TypeAlias = "Plain | Encrypted"
 
 GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 LINGER = 60.0
@@ -38,9 +40,6 @@ GROWN_PIPE = 1 << 20
 of one unprivileged user 64 MiB in all (pipe-user-pages-soft)."""
 ROUNDS = 16
 """Pieces that one direction may move before others have their turn."""
-
-MAX_UNSENT = 1 << 20
-"""Bytes of ciphertext for a sink that takes none. One buffer makes a little more than GROWN_BUFFER."""
 
 SPARE_PIPES = 16
 TICK = 1.0
@@ -70,6 +69,8 @@ class Pipe:
         return moved
 
     def grow(self) -> None:
+        from fcntl import F_SETPIPE_SZ, fcntl
+
         self.grown = True
         try:
             fcntl(self.writing, F_SETPIPE_SZ, GROWN_PIPE)
@@ -109,74 +110,6 @@ class Plain:
 
     def say_goodbye(self) -> None:
         """There is none in clear."""
-
-
-class Encrypted:
-    """An end behind TLS, as Plain. `at_end`: the next read will say that it has ended or is broken, without waiting.
-    `unsent`: ciphertext of what was taken."""
-
-    __slots__ = ("_channel", "reading", "unsent", "writing")
-
-    encrypted = True
-
-    def __init__(self, reading: int, writing: int, channel: "Channel") -> None:
-        self.reading = reading
-        self.writing = writing
-        self._channel = channel
-        self.unsent: Bytes = b""
-
-    @property
-    def at_end(self) -> bool:
-        return self._channel.ended or self._channel.failure is not None
-
-    def read(self, buffer: memoryview) -> "Bytes":
-        for _ in range(ROUNDS):
-            if self._channel.failure:
-                raise self._channel.failure
-            if self._channel.ended:
-                return b""
-            size = posix.readv(self.reading, (buffer,))
-            if not size:
-                self._channel.failure = ConnectionResetError("cut off without a close_notify")
-                continue
-            data = self._channel.decrypt(buffer[:size])
-            self._answer(self._channel.outgoing())
-            if data:
-                return data
-        raise BlockingIOError
-
-    def write(self, data: "Bytes") -> int:
-        self.flush()
-        self.unsent = memoryview(self._channel.encrypt(data))
-        return len(data)
-
-    def flush(self) -> None:
-        while self.unsent:
-            self.unsent = self.unsent[posix.write(self.writing, self.unsent) :]
-        self.unsent = b""  # an empty view would keep all that was sent
-
-    def say_goodbye(self) -> None:
-        """With the next flush."""
-        self._queue(self._channel.close())
-
-    def _answer(self, said: bytes) -> None:
-        """Send what the protocol itself has to say behind what is under way: alerts, for the most part."""
-        if not said:
-            return
-        if len(self.unsent) > MAX_UNSENT:
-            raise ConnectionResetError("has answers to its TLS messages, and reads none")
-        self._queue(said)
-        try:
-            self.flush()
-        except OSError:
-            pass  # with the next write, or never: what was read is not lost for that
-
-    def _queue(self, ciphertext: bytes) -> None:
-        self.unsent = bytes(self.unsent) + ciphertext
-
-
-if TYPE_CHECKING:
-    End = Plain | Encrypted
 
 
 class Flow:
@@ -276,7 +209,7 @@ class Flow:
     def _read(self) -> int:
         self._buffer = self.source.read(self._relay.buffer())
         size = len(self._buffer)
-        if size > FULL_READ // 2:
+        if size > FULL_READ // 2 and self.sink.encrypted:
             self._relay.grow_buffer()
         return size
 
@@ -304,7 +237,11 @@ class Flow:
             self._give_back_empty_pipe()
         if size >= FULL_READ and self._pipe and not self._pipe.grown:
             self._pipe.grow()
-        return size or self._read()
+        return size or self._read_spliced()
+
+    def _read_spliced(self) -> int:
+        self._buffer = posix.read(self.source.reading, FULL_READ)
+        return len(self._buffer)
 
     def _deliver(self) -> None:
         while self._buffer:

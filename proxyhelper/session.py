@@ -5,7 +5,7 @@ import time
 
 from . import activation, log
 from .ends import Closed, TimedOut
-from .interpreter import posix, signal
+from .interpreter import signal
 from .reception import Reception, bid_farewell, farewell
 from .settings import ConfigurationError
 
@@ -33,7 +33,7 @@ def serve(settings: "Settings", command: "list[str]", environment: "dict[str, st
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some supervisors leave it, no child could be waited for
     journal = log.Log(log.choose_sink(environment), settings.protocol, settings.tls or settings.tls_wrap)
     try:
-        connection = activation.inspect(environment)
+        connection = activation.inspect(environment, settings.tls)
     except activation.NotAConnection as error:
         return _reject(journal, error)
     client = Reception(connection, settings, journal, environment)
@@ -175,32 +175,18 @@ class Session:
         return Handover(account.address, self.client.channel, self.client.end.rest())
 
     def _run_local_server(self, account: "Account") -> "Handover":
+        """Returns only where the client's TLS stays with this process. Raises Closed where all is over."""
         from . import local
 
-        told = self.client.server.local_environment()
-        environment = local.environment_for(account, told, self.client.connection, self.settings, self.environment)
-        if self.client.channel:
-            return self._serve_behind_tls(account, environment)
+        client = self.client
+        told = client.server.local_environment()
+        environment = local.environment_for(account, told, client.connection, self.settings, self.environment)
+        if client.channel:
+            handover = self._new_handover(account)
+            return handover.to_child(*local.serve_beside(self.command, account, environment, self.settings, self.log))
         try:
             local.run(self.command, account, environment, self.settings, self.log)
         except local.ExecFailed as error:
             self.log.login("ERR", "LOGIN DEFERRED", account.address, str(error))
-            self.client.leave(self.client.server.refused("temporary"))  # on what `run` has left open
+            client.leave(client.server.refused("temporary"))  # on what `run` has left open
             raise Closed("the local server could not be run") from None
-
-    def _serve_behind_tls(self, account: "Account", environment: "dict[str, str]") -> "Handover":
-        """The local server becomes a child, with the clear end on its fd 0 and 1. This process, which the activator
-        watches, stays with the client's TLS, without root from now on."""
-        from . import local, privileges
-
-        handover = self._new_handover(account)
-        person = privileges.proxy_person(self.settings.proxy_user) if privileges.is_root() else None
-        child, connected = local.start(self.command, account, environment, self.settings, self.log)
-        try:
-            if person:
-                privileges.assume(person)
-                privileges.settle(person)
-        except BaseException:
-            posix.close(connected)  # the child sees its client gone
-            raise
-        return handover.to_child(child, connected)

@@ -33,46 +33,47 @@ class ConfigurationError(Exception):
 
 
 class Settings:
-    """What the administrator configured for one protocol; never changed after `load`.
+    """What the administrator configured for one protocol; never changed after `load`."""
 
-    protocol          "imap" or "pop3"
-    directory         where the configuration and the userdb are
-    exported          every assignment of the protocol's own files, for the local server's environment
-    modules           account modules in the order in which they are asked: authuserdb, authldap, …
-    account_timeout   seconds for each thing that an account source is asked
-    authdaemon        directory of authdaemond's socket
-    ldap_tls          LDAPTLS_CACERT, LDAPTLS_CERT, LDAPTLS_KEY, LDAPTLS_REQCERT by the end of their names
-    tls               somebody in front (couriertls, stunnel) has done the client's TLS
-    tls_wrap          TLS from the first byte
-    tls_required      no login without TLS
-    starttls          TLS is offered to those who begin in clear: it is wanted, and the certificate can be read
-    certificate       TLS_CERTFILE
-    private_key       TLS_PRIVATE_KEYFILE, or "": in the certificate's file
-    tls_protocol      TLS_PROTOCOL, or what it is called for STARTTLS
-    ciphers           TLS_CIPHER_LIST, or "": Python's
-    trustcerts        TLS_TRUSTCERTS: file or directory of those who certify clients
-    verify_peer       clients' certificates: "none", "peer" (if there is one) or "requirepeer"
-    tls_external      field of a client certificate's subject that has the login name (TLS_EXTERNAL), or ""
-    proxy_tls         TLS towards backends: "no", "starttls" or "yes" (from the first byte)
-    proxy_cafile      who certifies backends, or "": the system's store
-    proxy_send        how backends are told of the client: "id" (ID, XCLIENT), "proxy-v2" or "no"
-    proxy_protocol    each connection begins with a PROXY header
-    proxy_protocol_from  networks that may send one
-    trusted           networks whose word about clients counts (PROXY_TRUSTED)
-    proxy             accounts with a mailhost elsewhere are proxied
-    hostname          PROXY_HOSTNAME, or ""
-    foreign           tell the client the backend's capabilities (IMAP_PROXY_FOREIGN)
-    proxy_port        port of the backends, or 0: as getservbyname says
-    proxy_user        user to relay as, or None: Courier's or nobody
-    timeout           seconds to reach a backend and read its greeting
-    fail_delay        seconds from a complete command to the reply that its credentials are wrong
-    services          account service names by the port that the client connected to (AUTHSERVICE<port>)
-    default_domain    DEFDOMAIN
-    domain_separators DOMAINSEP
-    default_options   DEFAULTOPTIONS
-    maildir           MAILDIRPATH
-    umask             umask of the local server (IMAP_UMASK), or INHERITED
-    """
+    # No docstring: each session would keep its 5 kB in memory.
+    #
+    # protocol          "imap" or "pop3"
+    # directory         where the configuration and the userdb are
+    # exported          every assignment of the protocol's own files, for the local server's environment
+    # modules           account modules in the order in which they are asked: authuserdb, authldap, …
+    # account_timeout   seconds for each thing that an account source is asked
+    # authdaemon        directory of authdaemond's socket
+    # ldap_tls          LDAPTLS_CACERT, LDAPTLS_CERT, LDAPTLS_KEY, LDAPTLS_REQCERT by the end of their names
+    # tls               somebody in front (couriertls, stunnel) has done the client's TLS
+    # tls_wrap          TLS from the first byte
+    # tls_required      no login without TLS
+    # starttls          TLS is offered to those who begin in clear: it is wanted, and the certificate can be read
+    # certificate       TLS_CERTFILE
+    # private_key       TLS_PRIVATE_KEYFILE, or "": in the certificate's file
+    # tls_protocol      TLS_PROTOCOL, or what it is called for STARTTLS
+    # ciphers           TLS_CIPHER_LIST, or "": Python's
+    # trustcerts        TLS_TRUSTCERTS: file or directory of those who certify clients
+    # verify_peer       clients' certificates: "none", "peer" (if there is one) or "requirepeer"
+    # tls_external      field of a client certificate's subject that has the login name (TLS_EXTERNAL), or ""
+    # proxy_tls         TLS towards backends: "no", "starttls" or "yes" (from the first byte)
+    # proxy_cafile      who certifies backends, or "": the system's store
+    # proxy_send        how backends are told of the client: "id" (ID, XCLIENT), "proxy-v2" or "no"
+    # proxy_protocol    each connection begins with a PROXY header
+    # proxy_protocol_from  networks that may send one
+    # trusted           networks whose word about clients counts (PROXY_TRUSTED)
+    # proxy             accounts with a mailhost elsewhere are proxied
+    # hostname          PROXY_HOSTNAME, or ""
+    # foreign           tell the client the backend's capabilities (IMAP_PROXY_FOREIGN)
+    # proxy_port        port of the backends, or 0: as getservbyname says
+    # proxy_user        user to relay as, or None: Courier's or nobody
+    # timeout           seconds to reach a backend and read its greeting
+    # fail_delay        seconds from a complete command to the reply that its credentials are wrong
+    # services          account service names by the port that the client connected to (AUTHSERVICE<port>)
+    # default_domain    DEFDOMAIN
+    # domain_separators DOMAINSEP
+    # default_options   DEFAULTOPTIONS
+    # maildir           MAILDIRPATH
+    # umask             umask of the local server (IMAP_UMASK), or INHERITED
 
     __slots__ = (
         "_values", "account_timeout", "authdaemon", "certificate", "ciphers", "default_domain", "default_options",

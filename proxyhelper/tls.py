@@ -5,10 +5,8 @@ and back, the ends move the ciphertext. So the kernel's socket is read and writt
 connection can be closed: SSL_shutdown(3) on a socket would read on, and throw away what the peer is still saying.
 """
 
-import stat
-
 from .ends import Closed, TimedOut
-from .interpreter import posix, ssl
+from .interpreter import posix, ssl, stat
 from .settings import DEFAULT_TLS_PROTOCOL, ConfigurationError, is_readable
 from .text import words
 
@@ -119,6 +117,7 @@ class TlsEnd:
                 if to_send := self.channel.outgoing():
                     self._under.send(to_send, deadline)
             if done:
+                self._plaintext = self.channel.decrypt(b"")  # of what came with the end of the handshake
                 return
             received = self._under.receive(deadline)
             if not received:
@@ -133,6 +132,8 @@ class TlsEnd:
             if not ciphertext:
                 raise Closed("TLS ended without a goodbye")
             self._plaintext = self.channel.decrypt(ciphertext)
+            if answer := self.channel.outgoing():
+                self._under.send(answer, deadline)
         return self._plaintext
 
     def consume(self, count: int) -> None:
@@ -283,5 +284,6 @@ def reason(error: Exception) -> str:
     """Why TLS failed, in OpenSSL's words."""
     if said := getattr(error, "verify_message", ""):
         return f"the certificate was refused: {said}"
-    code = getattr(error, "reason", None)
-    return str(code).lower().replace("_", " ") if code else words(error)
+    if code := getattr(error, "reason", None):
+        return str(code).lower().replace("_", " ")
+    return str(error.args[0]) if len(error.args) == 1 else words(error)  # SSLError shows its arguments as a tuple

@@ -4,10 +4,8 @@ The source is `userdb` in the configuration directory, a text file or a director
 compiles it into, `userdb.dat` and `userdbshadow.dat` (GDBM), where these are newer and Python has `dbm.gnu`.
 """
 
-import stat
-
 from ..failures import Temporary, WrongCredentials
-from ..interpreter import posix
+from ..interpreter import posix, stat
 from ..text import decode, encode
 from . import available
 from .account import MAX_ID, Account, is_id, parse_options

@@ -9,6 +9,9 @@ MECHANISMS = ("PLAIN", "LOGIN")
 CRAM_MECHANISMS = ("CRAM-MD5", "CRAM-SHA1", "CRAM-SHA256")
 """Those it offers where the settings list them."""
 
+OWN_NAME = b"proxyhelper"
+"""In POP3's greeting: from it another one of our kind knows that it can tell the time-to-live, trusted or not."""
+
 OWN_CAPABILITIES = ("SASL-IR", "ID", "STARTTLS", "LOGINDISABLED")
 
 
@@ -42,7 +45,7 @@ class Offer:
 def greeting(protocol: str, offer: Offer) -> bytes:
     """The greeting of `protocol` ("imap", "pop3")."""
     if protocol == "pop3":
-        return b"+OK [XCLIENT] POP3 server ready.\r\n" if offer.trusted else b"+OK POP3 server ready.\r\n"
+        return b"+OK " + (b"[XCLIENT] " if offer.trusted else b"") + OWN_NAME + b" POP3 server ready.\r\n"
     return b"* OK [CAPABILITY " + capability(offer) + b"] IMAP server ready.\r\n"
 
 

@@ -97,7 +97,7 @@ class Client(client.Client):
         from .forwarding import id_command
 
         if command := id_command(forwarded):
-            yield from self._ask(ID_TAG, [ID_TAG + command + b"\r\n" + self._login[0]], "ID reply")
+            yield from self._ask(ID_TAG, [ID_TAG + command + b"\r\n" + self._login[0]], "reply to ID")
             self._login[0] = b""
 
     def _log_in(self) -> "Talk[Reply]":

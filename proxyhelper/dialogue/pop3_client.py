@@ -1,20 +1,21 @@
 """Logging in to a POP3 server: the client's half."""
 
 from . import client
-from .events import BackendFault, Reply
+from .events import BackendFault, Forwarded, Reply
+from .greetings import OWN_NAME
 from .lines import LineBuffer
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .client import Talk
-    from .events import Forwarded
 
 MAX_REPLIES = 1 << 16
 """Bytes a backend may say before it has let the user in; RFC 2449 section 4 allows 512 in a reply."""
 
 
 class Client(client.Client):
-    """`utf8`: the client has switched to UTF-8. A backend whose greeting asks for it is told `forwarded`."""
+    """`utf8`: the client has switched to UTF-8. A backend whose greeting asks for it is told `forwarded`; one of our
+    own kind the time-to-live in any case, or a loop might not end."""
 
     def __init__(
         self, user: bytes, password: bytes, utf8: bool, starttls: bool = False, forwarded: "Forwarded | None" = None
@@ -34,6 +35,8 @@ class Client(client.Client):
             yield from self._secure()
         if self._forwarded and b"[XCLIENT]" in greeting:
             yield from self._identify(self._forwarded)
+        elif self._forwarded and OWN_NAME in greeting:
+            yield from self._identify(Forwarded(ttl=self._forwarded.ttl))
         if self._utf8:
             yield from self._switch_to_utf8()
         accepted, verdict = yield from self._ask(b"USER " + self._user + b"\r\n", "USER reply")

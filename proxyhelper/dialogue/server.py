@@ -1,6 +1,5 @@
 """What the server halves of both protocols share: gather a command, carry it out, count the bad ones, step SASL."""
 
-from . import sasl
 from .events import Abuse, Login, LoginRefused, StartTls
 from .lines import TooLong
 
@@ -9,6 +8,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from typing import Any, ClassVar
 
+    from . import sasl
     from .events import Event, Reply
     from .greetings import Offer
     from .lines import CommandBuffer, LineBuffer
@@ -122,6 +122,8 @@ class Server:
         return self._reply(accepted), StartTls()
 
     def _authenticate(self, name: bytes, initial: "bytes | None") -> "Step":
+        from . import sasl
+
         mechanism = sasl.mechanism(name, self.offer.mechanisms, self._new_challenge, self._identity)
         if mechanism is None:
             return self.refused("mechanism"), None
@@ -141,13 +143,17 @@ class Server:
         assert self._mechanism
         answer = self._mechanism.step(response)
         if isinstance(answer, bytes):
-            return sasl.encode(answer), None
+            from .sasl import encode
+
+            return encode(answer), None
         self._mechanism = None
         return b"", answer
 
 
 def _decode(line: bytes) -> bytes:
+    from .sasl import decode
+
     try:
-        return sasl.decode(line)
+        return decode(line)
     except ValueError:
         raise BadCommand("Invalid base64.") from None

@@ -5,6 +5,7 @@ import time
 import pytest
 
 from proxyhelper.dialogue.events import BackendFault, Forwarded
+from proxyhelper.dialogue.greetings import Offer, greeting
 from proxyhelper.dialogue.imap_client import Client as ImapClient
 from proxyhelper.dialogue.imap_client import listed, login_command
 from proxyhelper.dialogue.pop3_client import Client as Pop3Client
@@ -186,7 +187,7 @@ def test_capability_lists(response, capabilities):
 def test_imap_id_goes_with_the_login(reply, size):
     client = ImapClient(b"u1", b"x", ask_capability=False, forwarded=TOLD)
     assert feed(client, b"* OK [CAPABILITY IMAP4rev1 ID] ready\r\n", size) == ID + LOGIN
-    assert client.state == "ID reply"
+    assert client.state == "reply to ID"
     assert feed(client, reply, size) == b""
     assert client.state == "login reply"
     feed(client, b"* Y\r\nproxy1 OK in\r\nglued", size)
@@ -219,7 +220,7 @@ def test_imap_without_anything_to_tell(forwarded):
 def test_imap_id_replies_that_are_none(line):
     client = ImapClient(b"u1", b"x", ask_capability=False, forwarded=TOLD)
     client.feed(b"* OK [CAPABILITY ID] ready\r\n")
-    with pytest.raises(BackendFault, match="ID reply"):
+    with pytest.raises(BackendFault, match="reply to ID"):
         client.feed(line)
 
 
@@ -343,6 +344,12 @@ def test_pop3_stls_xclient_and_utf8(size):
 )
 def test_pop3_without_xclient(greeting, forwarded):
     assert Pop3Client(b"u1", b"x", False, forwarded=forwarded).feed(greeting) == b"USER u1\r\n"
+
+
+def test_pop3_of_our_kind_is_told_the_ttl_in_any_case():
+    client = Pop3Client(b"u1", b"x", False, forwarded=TOLD)
+    assert client.feed(greeting("pop3", Offer())) == b"XCLIENT TTL=4\r\n"
+    assert client.feed(b"+OK\r\n") == b"USER u1\r\n"
 
 
 def test_pop3_xclient_reply_that_is_none():

@@ -27,7 +27,7 @@ FITTING = {
         "greeting": b"* OK [CAPABILITY IMAP4rev1 ID STARTTLS] hello\r\n",
         "STARTTLS reply": b"proxy3 OK\r\n",
         "capability reply": b"* CAPABILITY IMAP4rev1 ID\r\nproxy2 OK\r\n",
-        "ID reply": b"* ID NIL\r\nproxy0 OK\r\n",
+        "reply to ID": b"* ID NIL\r\nproxy0 OK\r\n",
         "login reply": b"proxy1 OK in\r\n",
     },
     pop3_client.Client: dict.fromkeys(

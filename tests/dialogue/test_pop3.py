@@ -14,8 +14,8 @@ def server():
 
 
 def test_greeting():
-    assert greeting("pop3", Offer()) == b"+OK POP3 server ready.\r\n"
-    assert greeting("pop3", Offer(trusted=True)) == b"+OK [XCLIENT] POP3 server ready.\r\n"
+    assert greeting("pop3", Offer()) == b"+OK proxyhelper POP3 server ready.\r\n"
+    assert greeting("pop3", Offer(trusted=True)) == b"+OK [XCLIENT] proxyhelper POP3 server ready.\r\n"
 
 
 @pytest.mark.parametrize("size", [1, 5, 1 << 16])
