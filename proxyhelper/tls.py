@@ -5,6 +5,8 @@ and back, the ends move the ciphertext. So the kernel's socket is read and writt
 connection can be closed: SSL_shutdown(3) on a socket would read on, and throw away what the peer is still saying.
 """
 
+import sys
+
 from .ends import Closed, TimedOut
 from .interpreter import posix, ssl, stat
 from .settings import DEFAULT_TLS_PROTOCOL, ConfigurationError, is_readable
@@ -65,6 +67,8 @@ class Channel:
             self.ended = True
         except ssl.SSLWantReadError:
             pass
+        except ssl.SSLZeroReturnError:  # the peer's close_notify, where ours has been said
+            self.ended = True
         except ssl.SSLError as error:
             self.failure = error
         return b"".join(pieces)
@@ -180,7 +184,12 @@ def server_context(settings: "Settings", local_ip: str) -> "ssl._SSLContext":
         except OSError as error:
             _refuse("TLS_CIPHER_LIST", settings.ciphers, error)
     context.sni_callback = _contexts_by_name(settings)
+    sys.unraisablehook = _say_nothing  # a name that is no text fails the handshake, and would be shown on stderr
     return context
+
+
+def _say_nothing(unraisable: object) -> None:
+    pass
 
 
 def _server_context(settings: "Settings", suffix: str) -> "ssl._SSLContext":

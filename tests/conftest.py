@@ -4,16 +4,33 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
 
 import pytest
-from scripted import Backend, log_in
-from support import Session, Site, Wire, command, connect, connect_to, environment, need, open_directory, staged, start
+from real.certificates import Authority, Certificate
+from scripted import Backend, log_in, start_tls
+from support import (
+    FRONT,
+    Session,
+    Site,
+    Tls,
+    Wire,
+    command,
+    connect,
+    connect_to,
+    environment,
+    need,
+    open_directory,
+    staged,
+    start,
+)
 
 SECRET = "secret"  # what Site.account gives everybody: found in no log
 Start = Callable[..., Session]
+Secured = Callable[..., tuple[Session, Tls]]
 
 
 @pytest.fixture
@@ -77,6 +94,51 @@ def relayed(site: Site, greeted: Start, backend: Backend) -> Callable[..., tuple
     def begin(protocol: str = "imap", *args: str, **options: object) -> tuple[Session, Wire]:
         session = greeted(protocol, *args, **options)
         return session, log_in(protocol, session, backend)
+
+    return begin
+
+
+@pytest.fixture(scope="session")
+def authority() -> Iterator[Authority]:
+    """Who certifies everybody in these tests."""
+    with open_directory() as directory:
+        yield Authority(directory)
+
+
+@pytest.fixture(scope="session")
+def front(authority: Authority) -> Certificate:
+    """The helper's."""
+    return authority.issue("front", f"DNS:{FRONT}", "IP:127.0.0.1")
+
+
+@pytest.fixture
+def certified(site: Site, front: Certificate) -> Site:
+    """Settings with which TLS is offered."""
+    site.set(TLS_CERTFILE=front.both, IMAPDSTARTTLS="YES", POP3_STARTTLS="YES")
+    return site
+
+
+@pytest.fixture
+def secured(certified: Site, helper: Start, authority: Authority) -> Secured:
+    """As `greeted`, behind TLS: after STARTTLS, or `wrapped` in it from the first byte."""
+
+    def begin(
+        protocol: str = "imap",
+        *local: str,
+        way: str = "starttls",
+        context: ssl.SSLContext | None = None,
+        env: Mapping[str, str] = {},
+        **options: object,
+    ) -> tuple[Session, Tls]:
+        context = context or authority.trusting()
+        session = helper(protocol, *local, env={**env, "PROXY_TLS_WRAP": str(int(way == "wrapped"))}, **options)
+        if way == "wrapped":
+            tls = Tls(session, context, FRONT)
+            tls.line()
+            return session, tls
+        session.line()
+        start_tls(session, protocol)
+        return session, Tls(session, context, FRONT)
 
     return begin
 

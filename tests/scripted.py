@@ -10,6 +10,8 @@ from support import DEADLINE, Wire
 
 GREETING = {"imap": b"* OK scripted\r\n", "pop3": b"+OK scripted\r\n"}
 LOGIN = {"imap": b"a1 LOGIN u1 secret\r\n", "pop3": b"USER u1\r\nPASS secret\r\n"}
+STARTTLS = {"imap": b"t STARTTLS\r\n", "pop3": b"STLS\r\n"}
+BEGIN_TLS = {"imap": b"t OK Begin TLS negotiation now.\r\n", "pop3": b"+OK Begin TLS negotiation now.\r\n"}
 
 
 @dataclass
@@ -134,6 +136,13 @@ def log_in(protocol: str, client: Wire, backend: Backend) -> Wire:
     wire.send(login.reply(b"OK in" if protocol == "imap" else b"+OK in"))
     client.until(b"a1 OK" if protocol == "imap" else b"+OK in")
     return wire
+
+
+def start_tls(client: Wire, protocol: str) -> None:
+    """What a client says in clear before TLS."""
+    client.send(STARTTLS[protocol])
+    line = client.line()
+    assert line == BEGIN_TLS[protocol], line
 
 
 def reply_to(client: Wire, protocol: str) -> bytes:

@@ -9,6 +9,7 @@ import os
 import select
 import signal
 import socket
+import ssl
 import struct
 import subprocess
 import sys
@@ -24,6 +25,7 @@ CHECKOUT = Path(__file__).resolve().parents[1]
 BIN = Path(os.environ.get("PROXYHELPER_BIN", CHECKOUT / "bin"))
 PLACES = (BIN.parent, *BIN.parent.glob("lib/python3*/site-packages"), CHECKOUT)
 DEADLINE = 10.0
+FRONT = "front.example"
 CAPABILITY = "IMAP4rev1 UIDPLUS CHILDREN NAMESPACE THREAD=ORDEREDSUBJECT THREAD=REFERENCES SORT QUOTA IDLE AUTH=PLAIN"
 ADDRESS_SPACE_KB = 131072  # Courier's start script: ulimit -v $IMAP_ULIMITD
 
@@ -157,6 +159,82 @@ class Wire:
         self.reading = self.writing = -1
 
 
+class Tls(Wire):
+    """The same end behind TLS, which begins with it; `first` is said in the segment that ends our handshake."""
+
+    def __init__(
+        self,
+        under: Wire,
+        context: ssl.SSLContext,
+        name: str | None = None,
+        *,
+        server_side: bool = False,
+        first: bytes = b"",
+    ) -> None:
+        self.under = under
+        self.socket, self.reading, self.writing = under.socket, under.reading, under.writing
+        self.received = bytearray()
+        self.goodbye = False
+        self._incoming, self._outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self.tls = context.wrap_bio(self._incoming, self._outgoing, server_side, name)
+        self._take_ciphertext()
+        self._shake_hands(first)
+        self._decrypt()
+
+    def push(self, data: bytes | memoryview) -> int:
+        self.tls.write(data)
+        self._flush()
+        return len(data)
+
+    def fill(self, within: float = DEADLINE) -> bool:
+        return not self.goodbye and super().fill(within)
+
+    def pull(self) -> bool:
+        """False behind a close_notify; a connection that ends without one is an error."""
+        if not self.under.pull():
+            raise EOFError("connection closed without a close_notify")
+        self._take_ciphertext()
+        before = len(self.received)
+        self._decrypt()
+        return not self.goodbye or len(self.received) > before
+
+    def half_close(self) -> None:
+        """Say close_notify; the connection below stays open."""
+        with contextlib.suppress(ssl.SSLWantReadError):
+            self.tls.unwrap()
+        self._flush()
+
+    def _shake_hands(self, first: bytes) -> None:
+        while True:
+            try:
+                self.tls.do_handshake()
+                self.tls.write(first)
+                return
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                self._flush()
+            if not self.under.fill():
+                raise EOFError("connection closed in the handshake")
+            self._take_ciphertext()
+
+    def _take_ciphertext(self) -> None:
+        self._incoming.write(self.under.take(len(self.under.received)))
+
+    def _decrypt(self) -> None:
+        try:
+            while data := self.tls.read(1 << 18):
+                self.received += data
+            self.goodbye = True
+        except ssl.SSLWantReadError:
+            pass
+        except ssl.SSLZeroReturnError:  # the same end, where we have said it before
+            self.goodbye = True
+
+    def _flush(self) -> None:
+        self.under.send(self._outgoing.read())
+
+
 def wait_for(fd: int, events: int, end: float) -> None:
     poll = select.poll()
     poll.register(fd, events)
@@ -183,7 +261,7 @@ class Site:
         self.set(
             IMAP_PROXY=1,
             POP3_PROXY=1,
-            PROXY_HOSTNAME="front.example",
+            PROXY_HOSTNAME=FRONT,
             IMAP_CAPABILITY=CAPABILITY,
             POP3AUTH="PLAIN LOGIN",
             LOGIN_FAIL_DELAY=0,

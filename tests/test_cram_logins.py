@@ -251,7 +251,7 @@ def test_modules_that_are_not_here_are_named_once(site, greeted, backend, protoc
     accepts_password(session, protocol, backend)
     session.log.find("LOGIN, user=u1")
     (line,) = [line for line in session.log.text.splitlines() if MODULES_MISSING in line]
-    assert re.fullmatch(rf"WARN: {MODULES_MISSING}, ip=\[.*\], port=\[\d+\]: authpam authcustom", line)
+    assert re.fullmatch(rf"WARN: {MODULES_MISSING}, ip=\[.*\], port=\[\d+\], session=\w+: authpam authcustom", line)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)

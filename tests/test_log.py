@@ -16,7 +16,7 @@ CLIENTS = ("tcp", "socketpair", "pipes")
 AS_JOURNAL = ("/bin/sh", "-c", 'JOURNAL_STREAM=$(stat -L -c %d:%i /proc/self/fd/2) exec "$0" "$@"')
 LINE = re.compile(
     r"(?P<prefix>[A-Z]+: |<\d>)(?P<event>[A-Za-z ]+)(, user=(?P<user>[^,\[\] \x00-\x1f\x7f]*))?, "
-    r"ip=\[(?P<ip>[^\]]*)\], port=\[(?P<port>\d*)\](?P<more>.*)\n"
+    r"ip=\[(?P<ip>[^\]]*)\], port=\[(?P<port>\d*)\], session=(?P<session>[0-9a-f]{16})(?P<more>[,:].*)?\n"
 )
 
 
@@ -50,7 +50,11 @@ def test_events_of_a_proxied_session(site, greeted, backend, protocol):
     site.account("u1@example.com", mailhost=backend.mailhost)
     session = greeted(protocol)
     address = f"ip=[::ffff:127.0.0.1], port=[{session.socket.getsockname()[1]}]"
-    assert session.log.find("Connection") == f"DEBUG: Connection, {address}\n"
+    connection = re.fullmatch(
+        rf"DEBUG: Connection, {re.escape(address)}(, session=[0-9a-f]{{16}})\n", session.log.line().decode()
+    )
+    assert connection
+    address += connection[1]
     session.send(LOGIN[protocol].replace(b"u1", b"u1@example.com").replace(b"secret", b"wrong"))
     failed = f"INFO: LOGIN FAILED, user=u1@example.com, {address}, protocol={protocol.upper()}"
     assert session.log.find("FAILED").startswith(failed)
@@ -109,9 +113,19 @@ def test_syslog_where_stderr_is_the_connection(site, helper, syslog, protocol, c
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS)
-def test_syslog_ident_behind_tls(helper, syslog, protocol):
-    helper(protocol, stderr_is_connection=True, mounts=syslog.mounts, env={f"{protocol.upper()}_TLS": "1"}).line()
+@pytest.mark.parametrize("told", ["{}_TLS", "PROXY_TLS_WRAP"])
+def test_syslog_ident_behind_tls(certified, helper, syslog, protocol, told):
+    """Whose ports imaps and pop3s are, whoever has done the TLS."""
+    helper(protocol, stderr_is_connection=True, mounts=syslog.mounts, env={told.format(protocol.upper()): "1"})
     assert {"imap": " imapd-ssl[", "pop3": " pop3d-ssl["}[protocol] in syslog.find("Connection")
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_syslog_ident_after_starttls(secured, syslog, protocol):
+    _, tls = secured(protocol, stderr_is_connection=True, mounts=syslog.mounts)
+    assert {"imap": " imapd[", "pop3": " pop3d["}[protocol] in syslog.find(": TLS, ip=[")
+    tls.send(LOGIN[protocol])
+    assert {"imap": " imapd[", "pop3": " pop3d["}[protocol] in syslog.find("LOGIN FAILED")
 
 
 def test_syslog_goes_on_in_the_relay(site, helper, backend, syslog):
@@ -339,6 +353,18 @@ def test_local_server_s_stderr_becomes_syslog(site, helper, syslog, home, protoc
     assert session.line() == b"echo\r\n"
     session.close()
     session.exit_status()
+
+
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+@pytest.mark.parametrize("way", ["starttls", "wrapped"])
+def test_local_server_s_stderr_becomes_syslog_behind_tls(certified, secured, syslog, home, protocol, way):
+    certified.account("u1", home=str(home))
+    _, tls = secured(protocol, *SERVER, way=way, stderr_is_connection=True, mounts=syslog.mounts)
+    tls.send(LOGIN[protocol])
+    assert tls.until(b"from the local server")
+    assert {"imap": " imapd", "pop3": " pop3d"}[protocol] in syslog.find("LOGIN, user=u1")
+    tls.send(b"echo\r\n")
+    assert tls.line() == b"echo\r\n"
 
 
 def test_local_server_s_stderr_stays_where_it_is_fit(site, greeted, home):

@@ -83,7 +83,7 @@ def test_precedence(files):
     )
     settings = load("imap", environment)
     assert (settings.proxy, settings.hostname) == (True, "main")
-    assert "XCOURIEROUTBOX=INBOX.ssl" in settings.capabilities
+    assert "XCOURIEROUTBOX=INBOX.ssl" in settings.offer(secure=False).capabilities
     assert load("imap", {**environment, "PROXY_HOSTNAME": "env", "IMAP_PROXY": ""}).hostname == "env"
     assert not load("imap", {**environment, "IMAP_PROXY": ""}).proxy
     assert load("imap", environment).exported == {"IMAP_PROXY": "1", "OUTBOX": ".ssl", "PROXY_HOSTNAME": "main"}
@@ -96,18 +96,23 @@ def test_each_protocol_has_its_own(files):
     assert load("imap", environment).proxy
     assert load("imap", environment).umask == 0o27
     settings = load("pop3", environment)
-    assert (settings.proxy, settings.capabilities, settings.umask) == (False, [], INHERITED)
+    assert (settings.proxy, settings.offer(secure=False).capabilities, settings.umask) == (False, [], INHERITED)
 
 
 def test_defaults(files):
     settings = load("imap", files())
     assert (settings.timeout, settings.fail_delay, settings.maildir) == (10, 5, "Maildir")
-    assert (settings.capabilities, settings.proxy, settings.login_allowed, settings.tls) == (
-        ["IMAP4rev1"],
+    assert (settings.proxy, settings.tls, settings.tls_wrap, settings.starttls) == (False, False, False, False)
+    assert (settings.tls_protocol, settings.verify_peer) == ("TLSv1.2", "none")
+    assert (settings.proxy_tls, settings.proxy_send, settings.proxy_protocol, settings.trusted) == (
+        "no",
+        "id",
         False,
-        True,
-        False,
+        "",
     )
+    offer = settings.offer(secure=False)
+    assert (offer.capabilities, offer.mechanisms) == (["IMAP4rev1"], ["PLAIN", "LOGIN"])
+    assert (offer.login_allowed, offer.starttls, offer.trusted) == (True, False, False)
 
 
 def test_zero_delay_is_no_default(files):
@@ -119,14 +124,81 @@ def test_capabilities(files):
         imapd='IMAP_CAPABILITY="IMAP4rev1 IDLE"\nIMAP_CAPABILITY_TLS="$IMAP_CAPABILITY AUTH=PLAIN"\n'
         "IMAP_ACL=1\nIMAP_MOVE_EXPUNGE_TO_TRASH=1"
     )
-    assert load("imap", environment).capabilities == ["IMAP4rev1", "IDLE", "ACL", "ACL2=UNION", "XMAGICTRASH"]
-    assert "AUTH=PLAIN" in load("imap", {**environment, "IMAP_TLS": "1"}).capabilities
+    settings = load("imap", environment)
+    expected = ["IMAP4rev1", "IDLE", "ACL", "ACL2=UNION", "XMAGICTRASH"]
+    assert settings.offer(secure=False).capabilities == expected
+    assert settings.offer(secure=True).capabilities == [*expected[:2], "AUTH=PLAIN", *expected[2:]]
 
 
 def test_tls_is_a_fact_of_the_environment_only(files):
-    environment = files(imapd="IMAP_TLS=1\nIMAP_TLS_REQUIRED=1")
-    assert not load("imap", environment).login_allowed
-    assert load("imap", {**environment, "IMAP_TLS": "1"}).login_allowed
+    environment = files(imapd="IMAP_TLS=1\nPROXY_TLS_WRAP=1")
+    assert (load("imap", environment).tls, load("imap", environment).tls_wrap) == (False, False)
+    assert load("imap", {**environment, "IMAP_TLS": "1"}).tls
+    assert load("imap", {**environment, "PROXY_TLS_WRAP": "1"}).tls_wrap
+    both = load("imap", {**environment, "IMAP_TLS": "1", "PROXY_TLS_WRAP": "1"})
+    assert (both.tls, both.tls_wrap) == (True, False), "couriertls has begun it"
+
+
+@pytest.mark.parametrize("protocol", ["imap", "pop3"])
+def test_required_tls(files, protocol):
+    settings = load(protocol, files(imapd="IMAP_TLS_REQUIRED=1", pop3d="POP3_TLS_REQUIRED=1"))
+    assert not settings.offer(secure=False).login_allowed
+    assert settings.offer(secure=True).login_allowed
+
+
+def test_what_is_offered_to_whom(files):
+    settings = load("imap", files())
+    offer = settings.offer(secure=True, identity="u1", trusted=True)
+    assert (offer.mechanisms, offer.starttls, offer.trusted) == (["PLAIN", "LOGIN", "EXTERNAL"], False, True)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "setting", "first"),
+    [
+        ("imap", "", True),
+        ("imap", "PROXY_TRUSTED=::1", True),
+        ("pop3", "PROXY_TRUSTED=::1", False),
+        ("imap", "PROXY_PROTOCOL=1", False),
+        ("pop3", "PROXY_PROTOCOL=1", False),
+    ],
+)
+def test_greeting_that_can_come_first(files, protocol, setting, first):
+    """Before anything is known of the client."""
+    environment = files(imapd=setting, pop3d=setting)
+    assert load(protocol, environment).greets_first() is first
+    assert not load(protocol, {**environment, "PROXY_TLS_WRAP": "1"}).greets_first()
+    assert load(protocol, {**environment, f"{protocol.upper()}_TLS": "1"}).greets_first() is first
+
+
+@pytest.mark.parametrize(
+    ("setting", "choices"),
+    [
+        ("TLS_VERIFYPEER", "none, peer, requirepeer"),
+        ("IMAP_PROXY_TLS", "no, starttls, yes"),
+        ("IMAP_PROXY_SEND", "id, proxy-v2, no"),
+    ],
+)
+def test_choices_are_checked(files, setting, choices):
+    with pytest.raises(ConfigurationError, match=f"setting {setting}='x' must be one of {choices}"):
+        load("imap", files(imapd=f"{setting}=x"))
+    for choice in choices.upper().split(", "):
+        load("imap", files(imapd=f"{setting}={choice}"))
+
+
+@pytest.mark.parametrize(
+    ("in_file", "env", "starttls", "wrapped"),
+    [
+        ("", {}, "TLSv1.2", "TLSv1.2"),
+        ("TLS_PROTOCOL=A", {}, "A", "A"),
+        ("TLS_STARTTLS_PROTOCOL=B", {}, "B", "TLSv1.2"),
+        ("TLS_PROTOCOL=A\nTLS_STARTTLS_PROTOCOL=B", {}, "B", "A"),
+        ("TLS_PROTOCOL=A\nTLS_STARTTLS_PROTOCOL=B", {"TLS_PROTOCOL": "C"}, "C", "C"),
+    ],
+)
+def test_protocol_of_tls(files, in_file, env, starttls, wrapped):
+    environment = {**files(imapd=in_file), **env}
+    assert load("imap", environment).tls_protocol == starttls
+    assert load("imap", {**environment, "PROXY_TLS_WRAP": "1"}).tls_protocol == wrapped
 
 
 def test_service_of_a_port(files):
@@ -150,17 +222,19 @@ def test_account_sources(files):
 
 @pytest.mark.parametrize("protocol", ["imap", "pop3"])
 def test_mechanisms(files, protocol):
-    assert load(protocol, files()).mechanisms == ["PLAIN", "LOGIN"]
+    def offered(environment, secure):
+        return load(protocol, environment).offer(secure).mechanisms
+
+    assert offered(files(), secure=False) == ["PLAIN", "LOGIN"]
     plain, tls = "CRAM-SHA256 x CRAM-MD5", "cram-sha1"
     environment = files(
         imapd=f'IMAP_CAPABILITY="AUTH={plain.replace(" ", " AUTH=")}"\nIMAP_CAPABILITY_TLS="AUTH={tls}"',
         pop3d=f'POP3AUTH="{plain}"\nPOP3AUTH_TLS="{tls}"',
     )
-    assert load(protocol, environment).mechanisms == ["PLAIN", "LOGIN", "CRAM-MD5", "CRAM-SHA256"]
-    with_tls = {**environment, f"{protocol.upper()}_TLS": "1"}
-    assert load(protocol, with_tls).mechanisms == ["PLAIN", "LOGIN", "CRAM-SHA1"]
-    empty = {**with_tls, "IMAP_CAPABILITY_TLS": "", "POP3AUTH_TLS": ""}
-    assert load(protocol, empty).mechanisms == ["PLAIN", "LOGIN", "CRAM-MD5", "CRAM-SHA256"]
+    assert offered(environment, secure=False) == ["PLAIN", "LOGIN", "CRAM-MD5", "CRAM-SHA256"]
+    assert offered(environment, secure=True) == ["PLAIN", "LOGIN", "CRAM-SHA1"]
+    empty = {**environment, "IMAP_CAPABILITY_TLS": "", "POP3AUTH_TLS": ""}
+    assert offered(empty, secure=True) == ["PLAIN", "LOGIN", "CRAM-MD5", "CRAM-SHA256"]
 
 
 def test_options_of_authdaemonrc(files):
