@@ -4,13 +4,15 @@ xinetd, inetd, systemd (`Accept=yes`) and couriertcpd leave a socket; couriertls
 socketpair or two pipes, and say in the environment who the client is.
 """
 
-from .descriptors import is_socket
+from .descriptors import is_socket, same_file
 from .interpreter import posix, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from typing import Any
+
+    from .tls import InClear
 
 INTERNET = (socket.AF_INET, socket.AF_INET6)
 MAPPED = "::ffff:"
@@ -35,6 +37,17 @@ class Address:
         if not self.ip:
             return "unknown"
         return self.ip if ":" in self.ip else MAPPED + self.ip
+
+
+def client_end() -> "InClear":
+    """The client's end, on fd 0 and 1."""
+    if is_socket(0) and same_file(0, 1):
+        from .ends import SocketEnd
+
+        return SocketEnd(socket.socket(fileno=posix.dup(0)))  # a copy: fd 0 itself outlives the object
+    from .pipes import PipeEnd
+
+    return PipeEnd()
 
 
 class Connection:

@@ -8,8 +8,8 @@ from .settings import ConfigurationError
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .dialogue.events import Forwarded
-    from .ends import End
     from .settings import Settings
+    from .tls import End
 
 HEADER_SECONDS = 5.0
 """For a PROXY header; its specification asks for at least 3."""

@@ -19,9 +19,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .dialogue import imap_client, pop3_client
-    from .ends import End
     from .interpreter import ssl
-    from .tls import Channel
+    from .tls import Channel, End
 
     Client = imap_client.Client | pop3_client.Client
     Tell = Callable[[str, str], None]  # is told each step that is done: its name, and what came of it

@@ -1,7 +1,7 @@
-"""The relay's end behind TLS, as relay.Plain is that in clear."""
+"""The relay's end behind TLS."""
 
 from .interpreter import posix
-from .relay import GROWN_BUFFER, ROUNDS
+from .relay import GROWN_BUFFER, ROUNDS, End
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,23 +12,17 @@ MAX_UNSENT = 2 * GROWN_BUFFER
 """Bytes of ciphertext for a sink that takes none. What one buffer makes is a little more than the buffer."""
 
 
-class Encrypted:
-    """An end behind TLS, as Plain. `at_end`: the next read will say that it has ended or is broken, without waiting.
-    `unsent`: ciphertext of what was taken."""
+class Encrypted(End):
+    """An end behind TLS. `unsent`: ciphertext of what was taken."""
 
-    __slots__ = ("_channel", "reading", "unsent", "writing")
+    __slots__ = ("_channel", "unsent")
 
     encrypted = True
 
     def __init__(self, reading: int, writing: int, channel: "Channel") -> None:
-        self.reading = reading
-        self.writing = writing
+        super().__init__(reading, writing)
         self._channel = channel
         self.unsent: Bytes = b""
-
-    @property
-    def at_end(self) -> bool:
-        return self._channel.ended or self._channel.failure is not None
 
     def read(self, buffer: memoryview) -> "Bytes":
         for _ in range(ROUNDS):
@@ -59,6 +53,9 @@ class Encrypted:
     def say_goodbye(self) -> None:
         """With the next flush."""
         self._queue(self._channel.close())
+
+    def at_end(self) -> bool:
+        return self._channel.ended or self._channel.failure is not None
 
     def _answer(self, said: bytes) -> None:
         """Send what the protocol itself has to say behind what is under way: alerts, for the most part."""

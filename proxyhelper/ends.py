@@ -7,20 +7,14 @@ pipe (pipes.py), which cannot be peeked, byte by byte. The ends behind TLS are i
 
 import time
 
-from .descriptors import is_socket, same_file
-from .interpreter import posix, socket
+from .interpreter import socket
 from .text import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import TypeAlias, TypeVar
+    from typing import TypeVar
 
-    from .pipes import PipeEnd
-    from .tls import TlsEnd
-
-    InClear: TypeAlias = "SocketEnd | PipeEnd"
-    End: TypeAlias = "SocketEnd | PipeEnd | TlsEnd"
     Result = TypeVar("Result")
 
 PEEK = 4096
@@ -89,15 +83,6 @@ class SocketEnd:
             raise TimedOut from None
         except OSError as error:
             raise Closed(words(error)) from None
-
-
-def client_end() -> "InClear":
-    """The client's, on fd 0 and 1."""
-    if is_socket(0) and same_file(0, 1):
-        return SocketEnd(socket.socket(fileno=posix.dup(0)))  # a copy: fd 0 itself outlives the object
-    from .pipes import PipeEnd
-
-    return PipeEnd()
 
 
 def remaining(deadline: float) -> float:

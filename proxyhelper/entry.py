@@ -27,7 +27,7 @@ def main(protocol: str, arguments: "list[str]") -> int:
         if configured.greets_first():
             posix.write(1, greeting(protocol, configured.offer(configured.tls)))
     except Exception as error:
-        from .session import give_up
+        from .fatal import give_up
 
         return give_up(protocol, environment, error)
     from .session import serve

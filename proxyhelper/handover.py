@@ -4,17 +4,17 @@ own is said from here on."""
 import gc
 import time
 
-from . import log
 from .descriptors import POLLIN, is_ready
 from .interpreter import posix
-from .relay import LINGER, Plain, Relay
+from .relay import LINGER, End, Relay
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
     from .backend import Backend
-    from .relay import End, Pair
+    from .log import Log
+    from .relay import Pair
     from .tls import Channel
 
 
@@ -41,11 +41,11 @@ class Handover:
     def to_child(self, child: int, descriptor: int) -> "Handover":
         """The child will reply by itself."""
         self._child = child
-        self._server = Plain(descriptor, descriptor)
+        self._server = End(descriptor, descriptor)
         self._reply = b""
         return self
 
-    def run(self, journal: log.Log) -> int:
+    def run(self, journal: "Log") -> int:
         """Until all has been relayed; the exit status."""
         gc.enable()
         try:
@@ -54,13 +54,14 @@ class Handover:
             else:
                 self._serve()
         except Exception as error:
-            journal.event("CRIT", "internal error", detail=log.where(error))
-            return 70
+            from .fatal import end
+
+            return end("", journal, error, None)
         if self._child:
             _wait_for(self._child)
         return 0
 
-    def _serve_logged(self, journal: log.Log, backend: "Backend") -> None:
+    def _serve_logged(self, journal: "Log", backend: "Backend") -> None:
         started = time.monotonic()
         server: dict[str, Any] = {"backend": backend.name}
         if backend.channel:
@@ -76,9 +77,9 @@ class Handover:
         return pair
 
 
-def _end(reading: int, writing: int, channel: "Channel | None") -> "End":
+def _end(reading: int, writing: int, channel: "Channel | None") -> End:
     if not channel:
-        return Plain(reading, writing)
+        return End(reading, writing)
     from .encrypted import Encrypted
 
     return Encrypted(reading, writing, channel)

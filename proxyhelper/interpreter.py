@@ -10,14 +10,11 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket as socket
     import _ssl as ssl
-    import ctypes
     import signal
     import stat
-    from collections.abc import Callable
     from types import ModuleType
-    from typing import Any
 
-__all__ = ["compare_digest", "crypt", "decode_certificate", "digest", "posix", "signal", "socket", "ssl", "stat"]
+__all__ = ["compare_digest", "crypt", "digest", "posix", "signal", "socket", "ssl", "stat"]
 
 HASH_MODULES = {
     "md5": ("_md5", "hashlib"),
@@ -25,7 +22,6 @@ HASH_MODULES = {
     "sha256": ("_sha2", "_sha256", "hashlib"),  # _sha2 since Python 3.12
     "sha512": ("_sha2", "_sha512", "hashlib"),
 }
-LIBCRYPT_NAMES = ("libcrypt.so.1", "libcrypt.so.2", None)  # None: the C library itself, as in musl
 
 
 def __getattr__(name: str) -> "ModuleType":
@@ -33,36 +29,6 @@ def __getattr__(name: str) -> "ModuleType":
     if name not in ("signal", "socket", "ssl", "stat"):
         raise AttributeError(name)
     return __import__(f"_{name}")
-
-
-def import_driver(name: str) -> None:
-    """Import a database driver. Raises ImportError.
-
-    With -I -S, and our own place taken out of sys.path again, the interpreter looks for modules in the standard library
-    only: here are added the places of this package, of the environment that the interpreter was started from, and of
-    Debian's packages, in this order."""
-    import sys
-
-    version = "python{}.{}".format(*sys.version_info)
-    package = __file__.rpartition("/")[0].rpartition("/")[0]
-    environment = sys.executable.rpartition("/")[0].rpartition("/")[0]
-    for place in (
-        package,
-        f"{environment}/lib/{version}/site-packages",
-        f"/usr/local/lib/{version}/dist-packages",
-        "/usr/lib/python3/dist-packages",
-    ):
-        if place not in sys.path:
-            sys.path.append(place)
-    __import__(name)
-
-
-def decode_certificate(path: str) -> "dict[str, Any]":
-    """The first certificate in a PEM file, as SSLSocket.getpeercert() has it. Raises OSError."""
-    import _ssl
-
-    decode: Callable[[str], dict[str, Any]] = getattr(_ssl, "_test_decode_cert")  # noqa: B009  as typeshed lacks it
-    return decode(path)
 
 
 def compare_digest(one: bytes, other: bytes) -> bool:
@@ -93,43 +59,8 @@ def crypt(password: bytes, setting: bytes) -> bytes:
 
         return str(_crypt.crypt(password.decode(), setting.decode())).encode()
     except (ImportError, UnicodeDecodeError):
-        return _crypt_by_ctypes(password, setting)
+        from .libcrypt import crypt_by_ctypes
+
+        return crypt_by_ctypes(password, setting)
     except OSError:
         return b""
-
-
-def strongest_setting() -> bytes:
-    """A new setting for `crypt`, of the form that the C library prefers; SHA-512 where it does not say."""
-    import ctypes
-    import secrets
-
-    generate = getattr(_libcrypt(), "crypt_gensalt", None)  # libxcrypt has it
-    if generate is not None:
-        generate.restype = ctypes.c_char_p
-        generate.argtypes = (ctypes.c_char_p, ctypes.c_ulong, ctypes.c_char_p, ctypes.c_int)
-        setting = generate(None, 0, None, 0)
-        if setting and not setting.startswith(b"*"):
-            return bytes(setting)
-    return b"$6$" + secrets.token_hex(8).encode()
-
-
-def _crypt_by_ctypes(password: bytes, setting: bytes) -> bytes:
-    import ctypes
-
-    function = _libcrypt().crypt
-    function.restype = ctypes.c_char_p
-    function.argtypes = (ctypes.c_char_p, ctypes.c_char_p)
-    return function(password, setting) or b""
-
-
-def _libcrypt() -> "ctypes.CDLL":
-    import ctypes
-
-    for name in LIBCRYPT_NAMES:
-        try:
-            library = ctypes.CDLL(name)
-        except OSError:
-            continue
-        if hasattr(library, "crypt"):
-            return library
-    raise ImportError("no libcrypt")

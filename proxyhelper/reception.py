@@ -2,8 +2,10 @@
 
 import time
 
-from .ends import Closed, TimedOut, client_end
+from .activation import client_end
+from .ends import Closed, TimedOut
 from .interpreter import posix, socket
+from .settings import ConfigurationError
 from .text import encode
 
 TYPE_CHECKING = False
@@ -12,10 +14,9 @@ if TYPE_CHECKING:
     from .dialogue.events import Abuse, Forwarded, Login, Logout
     from .dialogue.imap import Server as ImapServer
     from .dialogue.pop3 import Server as Pop3Server
-    from .ends import End
     from .log import Log
     from .settings import Settings
-    from .tls import Channel
+    from .tls import Channel, End
 
     Server = ImapServer | Pop3Server
 
@@ -84,15 +85,15 @@ class Reception:
         self.server: Server
         self.name = new_name()
         self.hops = MAX_HOPS
-        self.environment = environment
-        self.waits_for_tls = settings.tls_wrap
-        self.deadline = time.monotonic() + LOGIN_SECONDS
+        self._environment = environment
+        self._waits_for_tls = settings.tls_wrap
+        self._deadline = time.monotonic() + LOGIN_SECONDS
         self._own_addresses = connection.peer, connection.local
         journal.about(connection, self.name)
 
     def listener(self) -> "End | None":
         """The client, where it can be told something now: to one that waits for TLS, nothing can be said in clear."""
-        return None if self.waits_for_tls else self.end
+        return None if self._waits_for_tls else self.end
 
     def arrive(self) -> bool:
         """What comes before the first command; False where the client is sent away.
@@ -107,7 +108,7 @@ class Reception:
             self.connection.secure = True
             self.log.secure()
         self._own_addresses = self.connection.peer, self.connection.local
-        self.open_dialogue()
+        self._open_dialogue()
         if not self.settings.greets_first():
             self._greet()
         return True
@@ -116,7 +117,7 @@ class Reception:
         """The next complete login, or None where the client leaves or is sent away. Raises TimedOut, Closed."""
         from .dialogue.events import Abuse, Forwarded, LoginRefused, Logout, StartTls
 
-        while data := self.end.peek(self.deadline):
+        while data := self.end.peek(self._deadline):
             taken, reply, event = self.server.feed(data)
             self.end.consume(taken)
             if isinstance(event, (Abuse, Logout)):
@@ -127,7 +128,7 @@ class Reception:
                     return None
                 continue
             if reply:
-                self.end.send(reply, self.deadline)
+                self.end.send(reply, self._deadline)
             if isinstance(event, LoginRefused):
                 but = "" if self.server.offer.starttls else ", but cannot be had here: see proxyhelper check"
                 self.log.login("INFO", "LOGIN REFUSED", detail=f"TLS is required{but}")
@@ -162,7 +163,7 @@ class Reception:
         from .arrival import HEADER_SECONDS, Untrusted, read_header
 
         balancer = self.connection.peer.ip
-        soon = min(self.deadline, time.monotonic() + HEADER_SECONDS)
+        soon = min(self._deadline, time.monotonic() + HEADER_SECONDS)
         try:
             read_header(self.end, self.connection, self.settings, soon)
         except (Untrusted, TimedOut) as error:
@@ -173,35 +174,68 @@ class Reception:
         return True
 
     def _wrap(self) -> bool:
-        from .client_tls import begin, new_channel
+        """TLS from the first byte; whether it could be agreed upon. Raises TimedOut, Closed, ConfigurationError."""
+        from .client_tls import new_channel
 
-        return begin(self, new_channel(self))
+        return self._begin_tls(new_channel(self.settings, self.connection))
 
     def _start_tls(self, reply: bytes, injected: bool) -> bool:
-        from .client_tls import start
+        """TLS behind `reply`, or a refusal; whether the session goes on.
 
-        if not start(self, reply, injected):
+        What was sent in clear behind the command may be anybody's, who would have it carried out in the client's name:
+        https://nostarttls.secvuln.info/"""
+        from .client_tls import new_channel
+
+        if injected:
+            self.log.event("WARN", "DISCONNECTED", detail="sent more in clear behind the command that begins TLS")
             return False
-        if self.channel:  # what was said in clear may be anybody's word (RFC 9051 section 6.2.1)
-            self.connection.peer, self.connection.local = self._own_addresses
-            self.log.about(self.connection, self.name)
-            self.open_dialogue()
+        try:
+            channel = new_channel(self.settings, self.connection)
+        except ConfigurationError as error:
+            self.log.event("ERR", "CONFIGURATION", detail=str(error))
+            self.end.send(self.server.refused("tls"), self._deadline)
+            return True
+        self.end.send(reply, self._deadline)
+        if not self._begin_tls(channel):
+            return False
+        self.connection.peer, self.connection.local = (
+            self._own_addresses
+        )  # what was said in clear may be anybody's word
+        self.log.about(self.connection, self.name)
+        self._open_dialogue()
         return True
 
-    def open_dialogue(self) -> None:
+    def _begin_tls(self, channel: "Channel") -> bool:
+        from .client_tls import agree
+        from .tls import HandshakeFailed
+
+        self._waits_for_tls = True
+        try:
+            self.end = agree(self.end, channel, self._deadline)
+        except HandshakeFailed as failure:
+            self.log.event("INFO", "DISCONNECTED", detail=f"TLS handshake failed: {failure}")
+            return False
+        self._waits_for_tls = False
+        self.channel = channel
+        self.connection.secure = True
+        self.log.secure(channel.version(), channel.cipher())
+        self.log.login("DEBUG", "TLS")
+        return True
+
+    def _open_dialogue(self) -> None:
         """From its beginning, with all that is known by now."""
         identity = ""
         if self.settings.tls_external:
             from .client_tls import identity_of
 
-            identity = identity_of(self)
+            identity = identity_of(self.settings, self._environment, self.channel)
         offer = self.settings.offer(self.connection.secure, identity, self._is_trusted())
         self.server = _server_class(self.settings.protocol)(offer, new_challenge, identity)
 
     def _greet(self) -> None:
         from .dialogue.greetings import greeting
 
-        self.end.send(greeting(self.settings.protocol, self.server.offer), self.deadline)
+        self.end.send(greeting(self.settings.protocol, self.server.offer), self._deadline)
 
     def _is_trusted(self) -> bool:
         if not self.settings.trusted:

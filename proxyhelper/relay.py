@@ -19,12 +19,7 @@ from .interpreter import posix, socket
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import TypeAlias
-
-    from .encrypted import Encrypted
-
     Bytes = bytes | memoryview
-    End: TypeAlias = "Plain | Encrypted"
 
 GONE = select.EPOLLRDHUP | select.EPOLLHUP | select.EPOLLERR
 LINGER = 60.0
@@ -82,15 +77,14 @@ class Pipe:
         posix.close(self.writing)
 
 
-class Plain:
-    """An end in clear: the descriptors to read and to write, which may be one.
+class End:
+    """An end: the descriptors to read and to write, which may be one. In clear, here; encrypted.py has the other kind.
 
     Reading and writing raise BlockingIOError where they would wait, OSError where the end is broken."""
 
     __slots__ = ("reading", "writing")
 
     encrypted = False
-    at_end = False
     unsent: "Bytes" = b""
 
     def __init__(self, reading: int, writing: int) -> None:
@@ -111,6 +105,10 @@ class Plain:
     def say_goodbye(self) -> None:
         """There is none in clear."""
 
+    def at_end(self) -> bool:
+        """Whether the next read will say, without waiting, that the end has ended or is broken."""
+        return False
+
 
 class Flow:
     """One direction of a pair: from end `source` to end `sink`; `moved` counts delivered bytes.
@@ -121,13 +119,13 @@ class Flow:
 
     __slots__ = ("_buffer", "_pipe", "_relay", "_splices", "moved", "over", "pair", "sink", "source", "state")
 
-    def __init__(self, relay: "Relay", pair: "Pair", source: "End", sink: "End", first: bytes) -> None:
+    def __init__(self, relay: "Relay", pair: "Pair", source: End, sink: End, first: bytes) -> None:
         self._relay = relay
         self.pair = pair
         self.source = source
         self.sink = sink
         self.moved = 0
-        self.state = WRITING if first or source.at_end else READING
+        self.state = WRITING if first or source.at_end() else READING
         self.over = False  # all has been read; when it is delivered, the flow ends
         self._splices = _is_plain_socket(source.reading, source) and _is_plain_socket(sink.writing, sink)
         self._buffer: Bytes = first
@@ -139,14 +137,14 @@ class Flow:
             self._drain()
             return
         rounds = 0
-        while rounds < ROUNDS or self.source.at_end:
+        while rounds < ROUNDS or self.source.at_end():
             rounds += 1
             if not self._delivered():
                 return
             size = self._read_on()
             if self.state is not READING:
                 return
-            if size < FULL_READ and not self.source.at_end:
+            if size < FULL_READ and not self.source.at_end():
                 break
         if size:
             self._delivered()
@@ -272,7 +270,7 @@ class Pair:
 
     __slots__ = ("backend", "client", "deadline", "from_client", "to_client")
 
-    def __init__(self, relay: "Relay", client: "End", backend: "End", to_client: bytes, to_backend: bytes) -> None:
+    def __init__(self, relay: "Relay", client: End, backend: End, to_client: bytes, to_backend: bytes) -> None:
         self.client = client
         self.backend = backend
         self.deadline: float | None = None
@@ -325,7 +323,7 @@ class Relay:
         self._spare_pipes: list[Pipe] = []
         self._buffer: memoryview | None = None
 
-    def add(self, client: "End", backend: "End", to_client: bytes = b"", to_backend: bytes = b"") -> Pair:
+    def add(self, client: End, backend: End, to_client: bytes = b"", to_backend: bytes = b"") -> Pair:
         """Relay between two ends; `to_client` and `to_backend` go first."""
         pair = Pair(self, client, backend, to_client, to_backend)
         for descriptor in pair.descriptors():
@@ -432,7 +430,7 @@ class Relay:
             self._spare_pipes.pop().close()
 
 
-def _is_plain_socket(descriptor: int, end: "End") -> bool:
+def _is_plain_socket(descriptor: int, end: End) -> bool:
     return not end.encrypted and is_socket(descriptor)
 
 

@@ -6,22 +6,18 @@ import time
 from . import activation, log
 from .ends import Closed, TimedOut
 from .interpreter import signal
-from .reception import Reception, bid_farewell, farewell
-from .settings import ConfigurationError
+from .reception import Reception
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from .accounts.account import Account
     from .dialogue.events import Login
-    from .ends import End
     from .handover import Handover
     from .routing import Route
     from .settings import Settings
 
 MAX_LOGINS = 10
 """Logins of one connection: a client that asks again at once must not turn an outage into a storm."""
-LISTENER_PAUSE = 1.0
-"""Seconds before an end for which xinetd's `wait = yes` would start us again at once."""
 DELAYED = ("credentials", "disabled", "insecure")
 """Kinds of failure told at a fixed time after the command, so that the time tells nothing of the account."""
 
@@ -32,51 +28,16 @@ def serve(settings: "Settings", command: "list[str]", environment: "dict[str, st
     signal.signal(signal.SIGINT, signal.SIG_DFL)  # Python's own handler would end in a traceback
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # ignored, as some supervisors leave it, no child could be waited for
     journal = log.Log(log.choose_sink(environment), settings.protocol, settings.tls or settings.tls_wrap)
+    client = None
     try:
         connection = activation.inspect(environment, settings.tls)
-    except activation.NotAConnection as error:
-        return _reject(journal, error)
-    client = Reception(connection, settings, journal, environment)
-    try:
+        client = Reception(connection, settings, journal, environment)
         handover = Session(client, settings, journal, command, environment).run()
     except Exception as error:
-        return _fail(settings.protocol, journal, error, client.listener())
+        from .fatal import end
+
+        return end(settings.protocol, journal, error, client.listener() if client else None)
     return handover.run(journal) if handover else 0
-
-
-def give_up(protocol: str, environment: "dict[str, str]", error: Exception) -> int:
-    """Deal with an error before the greeting. Returns the exit status."""
-    from .ends import client_end
-    from .reception import new_name
-    from .settings import is_true
-
-    journal = log.Log(log.choose_sink(environment), protocol, tls=False)
-    try:
-        journal.about(activation.inspect(environment), new_name())
-    except activation.NotAConnection as reason:
-        return _reject(journal, reason)
-    waits_for_tls = is_true(environment.get("PROXY_TLS_WRAP", ""))
-    return _fail(protocol, journal, error, None if waits_for_tls else client_end())
-
-
-def _reject(journal: log.Log, error: activation.NotAConnection) -> int:
-    journal.event("CRIT", str(error))
-    time.sleep(LISTENER_PAUSE)
-    return 64
-
-
-def _fail(protocol: str, journal: log.Log, error: Exception, listener: "End | None") -> int:
-    """Log an error that ends the session, and tell the client, where that can be."""
-    if isinstance(error, ConnectionError):
-        journal.event("INFO", "DISCONNECTED")
-        return 0
-    if isinstance(error, ConfigurationError):
-        journal.event("ERR", "CONFIGURATION", detail=str(error))
-    else:
-        journal.event("CRIT", "internal error", detail=log.where(error))
-    if listener:
-        bid_farewell(listener, farewell(protocol, "unavailable"))
-    return 70
 
 
 class Session:

@@ -14,11 +14,15 @@ from .text import words
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from collections.abc import Callable
+    from typing import Any, TypeAlias
 
-    from .ends import InClear
-    from .relay import Bytes
+    from .ends import SocketEnd
+    from .pipes import PipeEnd
     from .settings import Settings
+
+    InClear: TypeAlias = SocketEnd | PipeEnd
+    End: TypeAlias = "SocketEnd | PipeEnd | TlsEnd"
 
 RECORD = 16384
 """Bytes of plaintext in the largest record (RFC 8446 section 5.1)."""
@@ -57,7 +61,7 @@ class Channel:
             raise HandshakeFailed(reason(error)) from None
         return True
 
-    def decrypt(self, ciphertext: "Bytes") -> bytes:
+    def decrypt(self, ciphertext: "bytes | memoryview") -> bytes:
         """The plaintext of all records that are complete now; behind the last one `ended` or `failure` may be set."""
         self._incoming.write(ciphertext)
         pieces = []
@@ -73,7 +77,7 @@ class Channel:
             self.failure = error
         return b"".join(pieces)
 
-    def encrypt(self, plaintext: "Bytes") -> bytes:
+    def encrypt(self, plaintext: "bytes | memoryview") -> bytes:
         """Ciphertext for the peer. Raises OSError where the connection has failed."""
         self._tls.write(plaintext)
         return self._outgoing.read()
@@ -178,11 +182,6 @@ def server_context(settings: "Settings", local_ip: str) -> "ssl._SSLContext":
     context = _server_context(settings, local_ip)
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
-    if settings.ciphers:
-        try:
-            context.set_ciphers(settings.ciphers)
-        except OSError as error:
-            _refuse("TLS_CIPHER_LIST", settings.ciphers, error)
     context.sni_callback = _contexts_by_name(settings)
     sys.unraisablehook = _say_nothing  # a name that is no text fails the handshake, and would be shown on stderr
     return context
@@ -193,8 +192,13 @@ def _say_nothing(unraisable: object) -> None:
 
 
 def _server_context(settings: "Settings", suffix: str) -> "ssl._SSLContext":
-    """With the certificate for a name or address, and those who certify clients."""
+    """With the certificate for a name or address, and all else that OpenSSL takes from the context of a name."""
     context = _context(ssl.PROTOCOL_TLS_SERVER, settings.tls_protocol)
+    if settings.ciphers:
+        try:
+            context.set_ciphers(settings.ciphers)
+        except OSError as error:
+            _refuse("TLS_CIPHER_LIST", settings.ciphers, error)
     _load_certificate(context, *certificate_for(settings, suffix))
     if settings.verify_peer != "none":
         context.verify_mode = ssl.CERT_REQUIRED if settings.verify_peer == "requirepeer" else ssl.CERT_OPTIONAL
@@ -274,6 +278,12 @@ def _contexts_by_name(settings: "Settings") -> "Any":
                 pass  # `check` names it; the certificate for all is better than none
 
     return choose
+
+
+def decode_certificate(path: str) -> "dict[str, Any]":
+    """The first certificate in a PEM file, as SSLSocket.getpeercert() has it. Raises OSError."""
+    decode: "Callable[[str], dict[str, Any]]" = getattr(ssl, "_test_decode_cert")  # noqa: B009  as typeshed lacks it
+    return decode(path)
 
 
 def is_name(name: str) -> bool:

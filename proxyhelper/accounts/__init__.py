@@ -84,7 +84,7 @@ def unavailable(settings: "Settings") -> "list[str]":
 def source(module: str) -> "ModuleType":
     """The source that an available module is; it and its driver are imported now. Raises Temporary."""
     if driver := DRIVERS.get(module):
-        from ..interpreter import import_driver
+        from .drivers import import_driver
 
         try:
             import_driver(driver)

@@ -25,25 +25,6 @@ MAX_SESSION = 64
 DIGITS = "0123456789"
 
 
-def read(fields: "dict[bytes, bytes]", names: "tuple[bytes, ...]", trusted: bool) -> "Forwarded | None":
-    """What `fields` tell under `names`, or None where that is nothing. Of a client that is not trusted only the ttl is
-    taken, which can but refuse it."""
-    *told, ttl = _well_formed(fields.get(name, b"").decode("latin-1") for name in names)
-    if not trusted:
-        told = [""] * len(told)
-    if not ttl and not any(told):
-        return None
-    ip, port, local_ip, local_port, session = told
-    return Forwarded(ip, port, local_ip, local_port, session, int(ttl) if ttl else None)
-
-
-def read_xclient(argument: bytes, trusted: bool) -> "tuple[Forwarded | None, bool]":
-    """What an XCLIENT command tells, and whether it is allowed to tell all that it names."""
-    words = (word.partition(b"=") for word in argument.split())
-    fields = {name.upper(): value for name, _, value in words}
-    return read(fields, XCLIENT_NAMES, trusted), trusted or fields.keys().isdisjoint(XCLIENT_NAMES[:-1])
-
-
 def id_command(forwarded: Forwarded) -> bytes:
     """IMAP's, without tag and line end; b"" where there is nothing to tell."""
     fields = [b'"%b" "%b"' % field for field in _fields(forwarded, ID_NAMES)]
@@ -59,10 +40,10 @@ def xclient_command(forwarded: Forwarded) -> bytes:
 def _fields(forwarded: Forwarded, names: "tuple[bytes, ...]") -> "list[tuple[bytes, bytes]]":
     ttl = "" if forwarded.ttl is None else str(forwarded.ttl)
     told = (forwarded.ip, forwarded.port, forwarded.local_ip, forwarded.local_port, forwarded.session, ttl)
-    return [(name, value.encode()) for name, value in zip(names, _well_formed(told), strict=True) if value]
+    return [(name, value.encode()) for name, value in zip(names, well_formed(told), strict=True) if value]
 
 
-def _well_formed(told: "Iterable[str]") -> "list[str]":
+def well_formed(told: "Iterable[str]") -> "list[str]":
     """Address, port, address, port, session and ttl; "" in place of each that is malformed."""
     ip, port, local_ip, local_port, session, ttl = told
     return [

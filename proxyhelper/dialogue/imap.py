@@ -103,9 +103,9 @@ class Server(server.Server):
 
 
 def _forwarded(fields: "dict[bytes, bytes]", offer: "Offer") -> "Forwarded | None":
-    from . import forwarding
+    from .forwarded import read_id
 
-    return forwarding.read(fields, forwarding.ID_NAMES, offer.trusted)
+    return read_id(fields, offer.trusted)
 
 
 class Arguments:

@@ -58,9 +58,9 @@ class Server(server.Server):
         return self._start_tls(b"+OK Begin TLS negotiation now.")
 
     def _xclient(self, argument: bytes) -> "Step":
-        from . import forwarding
+        from .forwarded import read_xclient
 
-        told, allowed = forwarding.read_xclient(argument, self.offer.trusted)
+        told, allowed = read_xclient(argument, self.offer.trusted)
         return b"+OK Noted.\r\n" if allowed else b"-ERR Only a trusted proxy tells a client's address.\r\n", told
 
     def _user_command(self, argument: bytes) -> "Step":

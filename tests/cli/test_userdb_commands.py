@@ -19,7 +19,8 @@ from proxyhelper.accounts.passwords import matches
 from proxyhelper.accounts.userdb import lookup, parse
 from proxyhelper.cli.userdb import file as userdb_file
 from proxyhelper.failures import Temporary
-from proxyhelper.interpreter import crypt, strongest_setting
+from proxyhelper.interpreter import crypt
+from proxyhelper.libcrypt import strongest_setting
 
 LINES = b"# comment\tx=1\r\n\nbroken line\nu0\ta=b|c|=d||a=e\r\n\xff\xfe\thome=/\xff\n"
 LINES += b"u1\tuid=1000|home=/h|x=1|home=/2\nu9\tz="
@@ -534,7 +535,7 @@ def test_strongest_form_without_crypt_gensalt(monkeypatch):
         pass
 
     with monkeypatch.context() as patched:
-        patched.setattr("proxyhelper.interpreter._libcrypt", OldLibrary)
+        patched.setattr("proxyhelper.libcrypt._libcrypt", OldLibrary)
         setting = strongest_setting()
         assert setting != strongest_setting()
     assert setting.startswith(b"$6$")
@@ -542,6 +543,6 @@ def test_strongest_form_without_crypt_gensalt(monkeypatch):
 
 
 def test_without_libcrypt(monkeypatch):
-    monkeypatch.setattr("proxyhelper.interpreter.LIBCRYPT_NAMES", ())
+    monkeypatch.setattr("proxyhelper.libcrypt.LIBCRYPT_NAMES", ())
     with pytest.raises(ImportError):
         strongest_setting()

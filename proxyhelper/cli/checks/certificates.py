@@ -9,7 +9,6 @@ from pathlib import Path
 
 from ... import tls
 from ...activation import is_ip
-from ...interpreter import decode_certificate
 from ...settings import ConfigurationError, Settings
 from ..activators import Entry
 from ..console import Site
@@ -126,7 +125,7 @@ class Certificate:
         """The first one in a PEM file. Raises OSError, ValueError."""
         import ssl
 
-        fields = decode_certificate(path)
+        fields = tls.decode_certificate(path)
         names = [value for kind, value in fields.get("subjectAltName", ()) if kind in ("DNS", "IP Address")]
         common = [value for rdn in fields["subject"] for name, value in rdn if name == "commonName"]
         return cls(

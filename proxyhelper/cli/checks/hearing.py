@@ -12,8 +12,8 @@ from ...text import decode
 from ...tls import Channel, HandshakeFailed, TlsEnd
 
 if TYPE_CHECKING:
-    from ...ends import End
     from ...interpreter import ssl
+    from ...tls import End
 
 MAX_GREETING = 4096
 MAX_QUOTED = 80

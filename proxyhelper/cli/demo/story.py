@@ -17,7 +17,8 @@ from typing import NoReturn
 import click
 
 from ... import accounts, routing, settings
-from ...interpreter import crypt, strongest_setting
+from ...interpreter import crypt
+from ...libcrypt import strongest_setting
 from ..console import clean
 from ..installation import programs
 from .front import Front, fronting

@@ -12,7 +12,8 @@ from ...accounts import listing
 from ...accounts.passwords import matches
 from ...accounts.userdb import MAX_RECORD, OTHERS_READ_OR_WRITE, files, parse
 from ...failures import Temporary
-from ...interpreter import crypt, strongest_setting
+from ...interpreter import crypt
+from ...libcrypt import strongest_setting
 from ...login import could_be
 from ...text import decode, encode
 from ..console import NO, Site, clean, fail, json_option, print_json, say
