@@ -111,7 +111,17 @@ def _name_of(ask: "Callable[[], Any]") -> "Address | None":
 def plain_ip(ip: str) -> str:
     """An IPv4 address mapped into IPv6 (::ffff:192.0.2.1) as IPv4; a zone (%eth0) is cut off."""
     ip = ip.partition("%")[0]
-    return ip[len(MAPPED) :] if ip.lower().startswith(MAPPED) and "." in ip else ip
+    is_mapped = ip.lower().startswith(MAPPED) and "." in ip and ":" not in ip[len(MAPPED) :]
+    return ip[len(MAPPED) :] if is_mapped else ip
+
+
+def canonical(ip: str) -> str:
+    """The usual form of an address; "" of what is none."""
+    family = socket.AF_INET6 if ":" in ip else socket.AF_INET
+    try:
+        return plain_ip(socket.inet_ntop(family, socket.inet_pton(family, ip)))
+    except (OSError, ValueError):
+        return ""
 
 
 def _told_peer(environment: "Mapping[str, str]") -> Address:

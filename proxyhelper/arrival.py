@@ -1,6 +1,6 @@
 """Who has come, where somebody stands between: the PROXY header of a balancer, the word of another proxy."""
 
-from .activation import Address, Connection, is_ip, plain_ip
+from .activation import Address, Connection, canonical
 from .networks import Networks
 from .proxy_protocol import Malformed, Reader
 from .settings import ConfigurationError
@@ -15,16 +15,16 @@ HEADER_SECONDS = 5.0
 """For a PROXY header; its specification asks for at least 3."""
 
 
-class Untrusted(Exception):
+class Unwelcome(Exception):
     """Somebody who should begin with a PROXY header and does not, or may not. The text is for the log."""
 
 
 def read_header(end: "End", connection: Connection, settings: "Settings", deadline: float) -> None:
     """Read the PROXY header and correct `connection` by it; not a byte behind it is read.
 
-    Raises Untrusted, TimedOut, Closed, ConfigurationError."""
+    Raises Unwelcome, TimedOut, Closed, ConfigurationError."""
     if not _is_in(connection.peer, settings.proxy_protocol_from, "PROXY_PROTOCOL_FROM"):
-        raise Untrusted("PROXY_PROTOCOL_FROM does not name this address")
+        raise Unwelcome("PROXY_PROTOCOL_FROM does not name this address")
     reader = Reader()
     try:
         while data := end.peek(deadline):
@@ -33,9 +33,9 @@ def read_header(end: "End", connection: Connection, settings: "Settings", deadli
             if header:
                 break
         else:
-            raise Untrusted("the connection ended in place of a PROXY header")
+            raise Unwelcome("the connection ended in place of a PROXY header")
     except Malformed as error:
-        raise Untrusted(f"no PROXY header: {error}") from None
+        raise Unwelcome(f"no PROXY header: {error}") from None
     if header.peer and header.local:
         connection.peer, connection.local = header.peer, header.local
         connection.served.append(header.local)
@@ -55,7 +55,7 @@ def _is_in(peer: Address, networks: str, setting: str) -> bool:
 
 def believe(told: "Forwarded", connection: Connection) -> None:
     """Correct `connection` by what a trusted proxy says."""
-    if is_ip(told.ip):
-        connection.peer = Address(plain_ip(told.ip), told.port)
-    if is_ip(told.local_ip):
-        connection.local = Address(plain_ip(told.local_ip), told.local_port)
+    if ip := canonical(told.ip):
+        connection.peer = Address(ip, told.port)
+    if ip := canonical(told.local_ip):
+        connection.local = Address(ip, told.local_port)

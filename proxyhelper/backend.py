@@ -168,7 +168,7 @@ def _log_in_at(
         raise _failure(f"{ip}: {fault}{said}", target, lost=fault.goodbye) from None
     except (Closed, TimedOut) as error:
         connected.close()
-        lost = talk.step == "greeting" or isinstance(error, Closed)
+        lost = talk.step in ("greeting", "TLS handshake") or isinstance(error, Closed)
         raise _failure(f"{ip}: no {talk.step}: {words(error)}", target, lost) from None
     except Failure:
         connected.close()
@@ -198,7 +198,10 @@ def _connect(place: "Place", deadline: float) -> socket.socket:
 def _guard_against_loop(connected: socket.socket, target: Target) -> None:
     """Raises Loop where the backend is this host on the port that is served. Where the kernel has connected different
     addresses of this host, the next helper sees it: its client has come to the address that it is to connect to."""
-    own, peer = connected.getsockname()[:2], connected.getpeername()[:2]
+    try:
+        own, peer = connected.getsockname()[:2], connected.getpeername()[:2]
+    except OSError as error:  # reset already
+        raise Closed(words(error)) from None
     for served in target.served:
         if plain_ip(peer[0]) in (plain_ip(own[0]), served.ip) and str(peer[1]) == served.port:
             raise Loop(

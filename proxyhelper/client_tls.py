@@ -1,13 +1,12 @@
 """What the reception of a client needs where it comes with TLS."""
 
+import sys
 import time
 
-from .tls import Channel, HandshakeFailed, TlsEnd, identity, server_context
+from .tls import Channel, HandshakeFailed, TlsEnd, server_context
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from .activation import Connection
     from .settings import Settings
     from .tls import End
@@ -18,7 +17,12 @@ ALERT_SECONDS = 0.1
 
 def new_channel(settings: "Settings", connection: "Connection") -> Channel:
     """Raises ConfigurationError."""
+    sys.unraisablehook = _say_nothing  # a name that is no text fails the handshake, and would be shown on stderr
     return Channel(server_context(settings, connection.local.ip), server_side=True)
+
+
+def _say_nothing(unraisable: object) -> None:
+    pass
 
 
 def agree(end: "End", channel: Channel, deadline: float) -> TlsEnd:
@@ -31,11 +35,3 @@ def agree(end: "End", channel: Channel, deadline: float) -> TlsEnd:
         end.finish(time.monotonic() + ALERT_SECONDS)
         raise
     return secured
-
-
-def identity_of(settings: "Settings", environment: "Mapping[str, str]", channel: "Channel | None") -> str:
-    """The login name that the client's certificate proves, to us or to whoever has done its TLS; or ""."""
-    field = settings.tls_external
-    if settings.tls:
-        return environment.get(f"TLS_SUBJECT_{field.upper()}", "")
-    return identity(channel.peer_subject(), field) if channel else ""

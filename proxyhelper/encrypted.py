@@ -15,7 +15,7 @@ MAX_UNSENT = 2 * GROWN_BUFFER
 class Encrypted(End):
     """An end behind TLS. `unsent`: ciphertext of what was taken."""
 
-    __slots__ = ("_channel", "unsent")
+    __slots__ = ("_channel", "unsent", "was_cut")
 
     encrypted = True
 
@@ -23,6 +23,7 @@ class Encrypted(End):
         super().__init__(reading, writing)
         self._channel = channel
         self.unsent: Bytes = b""
+        self.was_cut = False
 
     def read(self, buffer: memoryview) -> "Bytes":
         for _ in range(ROUNDS):
@@ -32,8 +33,8 @@ class Encrypted(End):
                 return b""
             size = posix.readv(self.reading, (buffer,))
             if not size:
-                self._channel.failure = ConnectionResetError("cut off without a close_notify")
-                continue
+                self.was_cut = True
+                return b""
             data = self._channel.decrypt(buffer[:size])
             self._answer(self._channel.outgoing())
             if data:

@@ -45,7 +45,7 @@ class Insecure(Failure):
 
 
 class Loop(Failure):
-    """The backend is this very service."""
+    """The backend is this very service, or would be one proxy too many."""
 
     kind = "loop"
     level = "ERR"

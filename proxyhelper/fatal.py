@@ -16,12 +16,12 @@ LISTENER_PAUSE = 1.0
 
 def give_up(protocol: str, environment: "dict[str, str]", error: Exception) -> int:
     """Deal with an error before the greeting. Returns the exit status."""
-    journal = log.Log(log.choose_sink(environment), protocol, tls=False)
+    waits_for_tls = is_true(environment.get("PROXY_TLS_WRAP", ""))
+    journal = log.Log(log.choose_sink(environment), protocol, waits_for_tls)
     try:
         journal.about(activation.inspect(environment), new_name())
     except activation.NotAConnection as reason:
         return end(protocol, journal, reason, None)
-    waits_for_tls = is_true(environment.get("PROXY_TLS_WRAP", ""))
     return end(protocol, journal, error, None if waits_for_tls else activation.client_end())
 
 
@@ -37,16 +37,7 @@ def end(protocol: str, journal: log.Log, error: Exception, listener: "End | None
     if isinstance(error, ConfigurationError):
         journal.event("ERR", "CONFIGURATION", detail=str(error))
     else:
-        journal.event("CRIT", "internal error", detail=where(error))
+        journal.event("CRIT", "internal error", detail=log.where(error))
     if listener:
         bid_farewell(listener, farewell(protocol, "unavailable"))
     return 70
-
-
-def where(error: BaseException) -> str:
-    """Type and place of an error; not its text, which may hold anything."""
-    trace = error.__traceback__
-    while trace and trace.tb_next:
-        trace = trace.tb_next
-    place = f" at {trace.tb_frame.f_code.co_filename} line {trace.tb_lineno}" if trace else ""
-    return type(error).__name__ + place

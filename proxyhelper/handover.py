@@ -6,6 +6,7 @@ import time
 
 from .descriptors import POLLIN, is_ready
 from .interpreter import posix
+from .log import where
 from .relay import LINGER, End, Relay
 
 TYPE_CHECKING = False
@@ -54,9 +55,8 @@ class Handover:
             else:
                 self._serve()
         except Exception as error:
-            from .fatal import end
-
-            return end("", journal, error, None)
+            journal.event("CRIT", "internal error", detail=where(error))
+            return 70
         if self._child:
             _wait_for(self._child)
         return 0
@@ -89,6 +89,6 @@ def _wait_for(child: int) -> None:
     """The activator takes our end for that of the session, and may kill what is left."""
     try:
         ending = posix.pidfd_open(child)
-    except OSError:
+    except (OSError, AttributeError):  # a kernel, or a Python built for one, that has it not
         return
     is_ready(ending, POLLIN, LINGER)

@@ -3,6 +3,8 @@
 A Python parent leaves traces that a C server does not expect; none of them may survive the exec.
 """
 
+import time
+
 from . import privileges
 from .descriptors import POLLIN, is_ready
 from .failures import Disabled, Temporary
@@ -24,6 +26,9 @@ ACTIVATION_VARIABLES = ("LISTEN_FDS", "LISTEN_PID", "LISTEN_FDNAMES", "PROXY_TLS
 START_SECONDS = 30.0
 """For a child to become the account's user, enter its home and exec the local server."""
 MAX_REPORT = 4096
+ABOUT_TO_EXEC = b"."
+"""What a child reports last, where all goes well."""
+DIED = b"temporary the process for the local server was killed"
 LOGGERS = (
     ("/usr/sbin/courierlogger", "-name={ident}", "-facility=mail"),
     ("/usr/bin/logger", "-t", "{ident}", "-p", "mail.info"),
@@ -57,22 +62,37 @@ def _start(
     """Run `command` as a child. Returns its process id, and the descriptor that is connected to its fd 0 and 1.
 
     Raises Disabled or Temporary."""
-    ours, theirs = socket.socketpair()
-    reading, writing = posix.pipe2(posix.O_CLOEXEC)
-    child = posix.fork()
+    try:
+        ours, theirs = socket.socketpair()
+        reading, writing = posix.pipe2(posix.O_CLOEXEC)
+        child = posix.fork()
+    except OSError as error:
+        raise Temporary(f"cannot start the local server: {error.strerror}") from None
     if child == 0:
         _run_reporting(writing, theirs.fileno(), command, account, environment, settings, log)
     theirs.close()
     posix.close(writing)
-    report = posix.read(reading, MAX_REPORT) if is_ready(reading, POLLIN, START_SECONDS) else b"temporary timed out"
+    report = _read_report(reading)
     posix.close(reading)
-    if not report:  # closed by the exec
+    if report == ABOUT_TO_EXEC:
         return child, ours.detach()
     posix.kill(child, signal.SIGKILL)
     posix.waitpid(child, 0)
     ours.close()
-    kind, _, reason = decode(report).partition(" ")
+    kind, _, reason = decode(report.removeprefix(ABOUT_TO_EXEC) or DIED).partition(" ")
     raise (Disabled if kind == Disabled.kind else Temporary)(reason)
+
+
+def _read_report(reading: int) -> bytes:
+    """What the child says until its exec closes the pipe, or its end does."""
+    deadline = time.monotonic() + START_SECONDS
+    report = b""
+    while is_ready(reading, POLLIN, max(deadline - time.monotonic(), 0)):
+        more = posix.read(reading, MAX_REPORT)
+        if not more or len(report) > MAX_REPORT:
+            return report
+        report += more
+    return b"temporary timed out on the way to the local server"
 
 
 def _run_reporting(
@@ -129,6 +149,8 @@ def run(
         privileges.settle(person)
     _clean_up(settings, log, report)
     arguments = _arguments(command, account, settings)
+    if report >= 0:
+        posix.write(report, ABOUT_TO_EXEC)
     try:
         posix.execve(command[0], arguments, {encode(name): encode(value) for name, value in environment.items()})
     except (OSError, ValueError) as error:  # ValueError: NUL in an argument or variable

@@ -38,6 +38,15 @@ def sentence(value: str) -> str:
     return escape(value, b" ,[]")
 
 
+def where(error: BaseException) -> str:
+    """Type and place of an error; not its text, which may hold anything."""
+    trace = error.__traceback__
+    while trace and trace.tb_next:
+        trace = trace.tb_next
+    place = f" at {trace.tb_frame.f_code.co_filename} line {trace.tb_lineno}" if trace else ""
+    return type(error).__name__ + place
+
+
 def choose_sink(environment: "Mapping[str, str]") -> str:
     """Where log lines go. Where stderr is the client's connection (inetd, xinetd), it is pointed at /dev/null at once:
     nothing but the protocol may reach the client."""

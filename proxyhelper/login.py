@@ -87,6 +87,8 @@ def reach_backend(
     target = _target(route, settings, connection)
     password = _password_for_backend(account, login)
     told = _told(settings, forwarded)
+    if told:
+        from .dialogue import forwarding  # noqa: F401  now: PROXY_USER need not be able to read this installation
     starttls = route.tls == "starttls"
     new_client = _client_maker(_line_value(account.address), password, settings, utf8, starttls, told)
     person = privileges.proxy_person(settings.proxy_user) if privileges.is_root() else None

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 LOGIN_SECONDS = 60.0
 """From the first to a complete login, as Courier gives."""
+ANSWER_SECONDS = 5.0
+"""For a client to take the reply to a login that failed."""
 FAREWELL_SECONDS = 5.0
 """For a last word to a client that may not read."""
 LOGOUT_SECONDS = 0.1
@@ -88,7 +90,6 @@ class Reception:
         self._environment = environment
         self._waits_for_tls = settings.tls_wrap
         self._deadline = time.monotonic() + LOGIN_SECONDS
-        self._own_addresses = connection.peer, connection.local
         journal.about(connection, self.name)
 
     def listener(self) -> "End | None":
@@ -107,7 +108,7 @@ class Reception:
         if self.settings.tls:
             self.connection.secure = True
             self.log.secure()
-        self._own_addresses = self.connection.peer, self.connection.local
+        self._trusted = self._is_trusted()
         self._open_dialogue()
         if not self.settings.greets_first():
             self._greet()
@@ -141,7 +142,7 @@ class Reception:
 
     def answer(self, reply: bytes) -> None:
         """Reply to a login that failed. Raises TimedOut, Closed."""
-        self.end.send(reply, time.monotonic() + FAREWELL_SECONDS)
+        self.end.send(reply, time.monotonic() + ANSWER_SECONDS)
 
     def send_away(self, kind: str) -> None:
         """Say goodbye (dialogue/server.py, FAREWELLS), if the client can hear it."""
@@ -160,13 +161,13 @@ class Reception:
         return Forwarded(peer.ip, peer.port, local.ip, local.port, self.name, self.hops - 1)
 
     def _read_header(self) -> bool:
-        from .arrival import HEADER_SECONDS, Untrusted, read_header
+        from .arrival import HEADER_SECONDS, Unwelcome, read_header
 
         balancer = self.connection.peer.ip
         soon = min(self._deadline, time.monotonic() + HEADER_SECONDS)
         try:
             read_header(self.end, self.connection, self.settings, soon)
-        except (Untrusted, TimedOut) as error:
+        except (Unwelcome, TimedOut) as error:
             self.log.event("WARN", "DISCONNECTED", detail=f"PROXY protocol: {error}")
             return False
         self.log.about(self.connection, self.name)
@@ -183,11 +184,12 @@ class Reception:
         """TLS behind `reply`, or a refusal; whether the session goes on.
 
         What was sent in clear behind the command may be anybody's, who would have it carried out in the client's name:
-        https://nostarttls.secvuln.info/"""
+        https://nostarttls.secvuln.info/ What a trusted proxy has told before it holds: Dovecot tells it there."""
         from .client_tls import new_channel
 
         if injected:
             self.log.event("WARN", "DISCONNECTED", detail="sent more in clear behind the command that begins TLS")
+            self.end.finish(time.monotonic() + LOGOUT_SECONDS)
             return False
         try:
             channel = new_channel(self.settings, self.connection)
@@ -198,10 +200,6 @@ class Reception:
         self.end.send(reply, self._deadline)
         if not self._begin_tls(channel):
             return False
-        self.connection.peer, self.connection.local = (
-            self._own_addresses
-        )  # what was said in clear may be anybody's word
-        self.log.about(self.connection, self.name)
         self._open_dialogue()
         return True
 
@@ -224,13 +222,20 @@ class Reception:
 
     def _open_dialogue(self) -> None:
         """From its beginning, with all that is known by now."""
-        identity = ""
-        if self.settings.tls_external:
-            from .client_tls import identity_of
-
-            identity = identity_of(self.settings, self._environment, self.channel)
-        offer = self.settings.offer(self.connection.secure, identity, self._is_trusted())
+        identity = self._identity()
+        offer = self.settings.offer(self.connection.secure, identity, self._trusted)
         self.server = _server_class(self.settings.protocol)(offer, new_challenge, identity)
+
+    def _identity(self) -> str:
+        """The login name that the client's certificate proves, to us or to whoever has done its TLS; or ""."""
+        field = self.settings.tls_external
+        if field and self.settings.tls:
+            return self._environment.get(f"TLS_SUBJECT_{field.upper()}", "")
+        if not (field and self.channel):
+            return ""
+        from .tls import identity
+
+        return identity(self.channel.peer_subject(), field)
 
     def _greet(self) -> None:
         from .dialogue.greetings import greeting

@@ -85,6 +85,7 @@ class End:
     __slots__ = ("reading", "writing")
 
     encrypted = False
+    was_cut = False  # it has ended without a goodbye, which is passed on as that
     unsent: "Bytes" = b""
 
     def __init__(self, reading: int, writing: int) -> None:
@@ -164,10 +165,8 @@ class Flow:
     def _finish(self) -> None:
         """The source has ended: when all is delivered, the sink is told so."""
         self.over = True
-        try:
+        if not self.source.was_cut:
             self.sink.say_goodbye()
-        except OSError:
-            pass
         self._delivered()
 
     def _delivered(self) -> bool:

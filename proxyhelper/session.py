@@ -125,6 +125,8 @@ class Session:
 
         client = self.client
         handover = self._new_handover(account)  # now: PROXY_USER need not be able to read this installation
+        if route.tls != "no":
+            from . import encrypted  # noqa: F401
         backend = reach_backend(
             route, account, login, self.settings, client.connection, client.forwarded(), client.server.utf8
         )

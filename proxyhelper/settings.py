@@ -140,7 +140,9 @@ class Settings:
 
     def greets_first(self) -> bool:
         """Whether a client is greeted before anything is known about it."""
-        return not (self.proxy_protocol or self.tls_wrap or (self.protocol == "pop3" and self.trusted))
+        if self.proxy_protocol or self.tls_wrap or (self.tls and self.tls_external):
+            return False
+        return self.protocol == "imap" or not self.trusted
 
     def offer(self, secure: bool, identity: str = "", trusted: bool = False) -> Offer:
         """What clients are offered; `secure`: behind TLS. `identity` is proved by the client's certificate."""

@@ -5,8 +5,6 @@ and back, the ends move the ciphertext. So the kernel's socket is read and writt
 connection can be closed: SSL_shutdown(3) on a socket would read on, and throw away what the peer is still saying.
 """
 
-import sys
-
 from .ends import Closed, TimedOut
 from .interpreter import posix, ssl, stat
 from .settings import DEFAULT_TLS_PROTOCOL, ConfigurationError, is_readable
@@ -15,7 +13,7 @@ from .text import words
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from typing import Any, TypeAlias
+    from typing import Any, NoReturn, TypeAlias
 
     from .ends import SocketEnd
     from .pipes import PipeEnd
@@ -79,7 +77,9 @@ class Channel:
 
     def encrypt(self, plaintext: "bytes | memoryview") -> bytes:
         """Ciphertext for the peer. Raises OSError where the connection has failed."""
-        self._tls.write(plaintext)
+        rest = memoryview(plaintext)
+        while rest:
+            rest = rest[self._tls.write(rest) :]
         return self._outgoing.read()
 
     def outgoing(self) -> bytes:
@@ -121,15 +121,23 @@ class TlsEnd:
         while True:
             try:
                 done = self.channel.shake_hands(received)
-            finally:
-                if to_send := self.channel.outgoing():
-                    self._under.send(to_send, deadline)
+            except HandshakeFailed:
+                self._send_alert(deadline)
+                raise
+            if to_send := self.channel.outgoing():
+                self._under.send(to_send, deadline)
             if done:
                 self._plaintext = self.channel.decrypt(b"")  # of what came with the end of the handshake
                 return
             received = self._under.receive(deadline)
             if not received:
                 raise HandshakeFailed("the connection ended")
+
+    def _send_alert(self, deadline: float) -> None:
+        try:
+            self._under.send(self.channel.outgoing(), deadline)
+        except (Closed, TimedOut):
+            pass  # why there is no TLS counts more
 
     def peek(self, deadline: float) -> bytes:
         """The bytes at hand, b"" behind the last. Raises TimedOut, Closed."""
@@ -183,12 +191,7 @@ def server_context(settings: "Settings", local_ip: str) -> "ssl._SSLContext":
     context.options |= ssl.OP_NO_TICKET
     context.num_tickets = 0
     context.sni_callback = _contexts_by_name(settings)
-    sys.unraisablehook = _say_nothing  # a name that is no text fails the handshake, and would be shown on stderr
     return context
-
-
-def _say_nothing(unraisable: object) -> None:
-    pass
 
 
 def _server_context(settings: "Settings", suffix: str) -> "ssl._SSLContext":
@@ -220,7 +223,7 @@ def _context(side: int, version: str) -> "ssl._SSLContext":
     context = ssl._SSLContext(side)
     context.minimum_version = _minimum_version(version)
     context.options |= ssl.OP_NO_RENEGOTIATION
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF  # a connection that was cut is not one that ended
+    context.options &= ~getattr(ssl, "OP_IGNORE_UNEXPECTED_EOF", 0)  # cut is not ended; OpenSSL 3 has the option
     return context
 
 
@@ -244,7 +247,7 @@ def _trust(context: "ssl._SSLContext", setting: str, path: str) -> None:
         _refuse(setting, path, error)
 
 
-def _refuse(setting: str, value: str, error: OSError) -> "Any":
+def _refuse(setting: str, value: str, error: OSError) -> "NoReturn":
     raise ConfigurationError(f"setting {setting}={value!r} cannot be used: {reason(error)}", setting) from None
 
 
@@ -259,11 +262,21 @@ def certificate_for(settings: "Settings", suffix: str) -> "tuple[str, str]":
 
 
 def _load_certificate(context: "ssl._SSLContext", certificate: str, key: str) -> None:
+    if not certificate:
+        raise ConfigurationError("TLS_CERTFILE names no certificate", "TLS_CERTFILE")
+    for path in (certificate, key):
+        try:
+            posix.close(posix.open(path, posix.O_RDONLY | posix.O_CLOEXEC | posix.O_NONBLOCK))
+        except OSError as error:
+            raise ConfigurationError(f"cannot read {path}: {error.strerror}", "TLS_CERTFILE") from None
     try:
         context.load_cert_chain(certificate, key, "")  # "": nobody is asked for the password of a key
     except (OSError, ValueError) as error:
         where = f"the certificate in {certificate}" + (f" and the key in {key}" if key != certificate else "")
-        raise ConfigurationError(f"{where} cannot be used: {reason(error)}", "TLS_CERTFILE") from None
+        why = reason(error)
+        if "PEM lib" in why:
+            why = "not both are there in PEM form, or the key has a password"
+        raise ConfigurationError(f"{where} cannot be used: {why}", "TLS_CERTFILE") from None
 
 
 def _contexts_by_name(settings: "Settings") -> "Any":

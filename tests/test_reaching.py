@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import pwd
 import socket
 import time
@@ -13,6 +14,9 @@ from pathlib import Path
 import pytest
 from scripted import GREETING, LOGIN, Backend, Unreachable, closed_port, read_login, reply_to
 from support import need, patched
+
+from proxyhelper.backend import Target, _guard_against_loop
+from proxyhelper.ends import Closed
 
 PROTOCOLS = ("imap", "pop3")
 OK = {"imap": b"OK done", "pop3": b"+OK done"}
@@ -334,3 +338,17 @@ def test_port_for_a_closed_service_is_named_in_the_log(site, greeted, protocol):
     line = session.log.find("LOGIN DEFERRED")
     assert mailhost.split(":")[1] in line
     assert "refused" in line.lower()
+
+
+def test_connection_that_is_reset_at_once():
+    """The kernel then knows no peer any more: another address may do better."""
+
+    class Reset:
+        def getsockname(self):
+            return "127.0.0.1", 1
+
+        def getpeername(self):
+            raise OSError(errno.ENOTCONN, "Transport endpoint is not connected")
+
+    with pytest.raises(Closed, match="not connected"):
+        _guard_against_loop(Reset(), Target("there", 143, 1.0))

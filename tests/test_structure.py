@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import pytest
 from scripted import LOGIN, log_in, read_login, start_tls
-from support import DEADLINE, FRONT, Site, Tls, Wire, command, environment, need
+from support import CHECKOUT, DEADLINE, FRONT, Site, Tls, Wire, command, environment, need
 
 AT_GREETING = """
     gc proxyhelper proxyhelper.dialogue proxyhelper.dialogue.greetings proxyhelper.entry proxyhelper.interpreter
@@ -22,7 +22,8 @@ AFTER_LOGIN = """
     proxyhelper.accounts proxyhelper.accounts.account proxyhelper.accounts.passwords proxyhelper.accounts.proofs
     proxyhelper.accounts.userdb
     proxyhelper.activation proxyhelper.backend proxyhelper.descriptors
-    proxyhelper.dialogue.client proxyhelper.dialogue.events proxyhelper.dialogue.imap proxyhelper.dialogue.imap_client
+    proxyhelper.dialogue.client proxyhelper.dialogue.events proxyhelper.dialogue.forwarding
+    proxyhelper.dialogue.imap proxyhelper.dialogue.imap_client
     proxyhelper.dialogue.lines proxyhelper.dialogue.server
     proxyhelper.ends proxyhelper.failures proxyhelper.handover proxyhelper.log proxyhelper.login proxyhelper.pipes
     proxyhelper.privileges proxyhelper.reception proxyhelper.relay proxyhelper.routing proxyhelper.session
@@ -120,7 +121,7 @@ def test_plain_login(site: Site, watched, backend) -> None:
 
 def test_plain_login_where_tls_could_be(certified: Site, watched, backend) -> None:
     """Nothing of TLS is loaded before it is wanted."""
-    certified.set(PROXY_TRUSTED="192.0.2.0/24")
+    certified.set(PROXY_TRUSTED="192.0.2.0/24", TLS_EXTERNAL="emailAddress")
     certified.account("u1", mailhost=backend.mailhost)
     helper = watched()
     helper.wire.line()
@@ -170,3 +171,11 @@ def test_login_behind_a_balancer(site: Site, watched, backend) -> None:
     helper.wire.line()
     log_in("imap", helper.wire, backend).close()
     assert helper.at_end() == set((AT_GREETING + AFTER_LOGIN + WITH_TRUST).split())
+
+
+def test_the_design_shows_every_room() -> None:
+    design = (CHECKOUT / "docs/design.md").read_text()
+    package = CHECKOUT / "proxyhelper"
+    rooms = [*package.glob("*.py"), *package.glob("dialogue/*.py")]
+    missing = [room.name for room in rooms if not room.name.startswith("__") and room.name not in design]
+    assert not missing

@@ -1,6 +1,7 @@
 """`proxyhelper login`: the way of a login, walked step by step up to the real server."""
 
 import os
+import pwd
 import re
 import signal
 import socket
@@ -13,7 +14,7 @@ from contextlib import contextmanager, suppress
 
 import click
 
-from .. import accounts
+from .. import accounts, privileges
 from ..accounts.account import Account
 from ..activation import Address, Connection
 from ..backend import is_temporary, quote
@@ -29,6 +30,7 @@ from ..tls import reason
 from . import activators
 from .checks.certificates import Certificate
 from .console import (
+    COLOURS,
     TEMPORARY,
     USAGE,
     Site,
@@ -55,6 +57,7 @@ REMEDIES = {
     "password": "proxyhelper userdb passwd NAME sets a new one",
     "options": "proxyhelper userdb set NAME options=… changes them",
     "route": "correct the account's option mailhost",
+    "entry": "proxyhelper check looks at the entries",
     "name": "correct the account's option mailhost, or the name service",
     "connection": "is the server running, and does it let this host connect? proxyhelper check asks them all",
     "greeting": "does a server of this protocol listen there, without TLS?",
@@ -63,10 +66,29 @@ REMEDIES = {
     "PROXY_CAFILE names who certifies backends. proxyhelper check asks them all",
     "insecure": "log in with --starttls or --tls",
     "TLS": "proxyhelper check looks at the certificates and the settings about TLS",
+    "expired": "renew it; the next connection has the new one",
+    "not yet valid": "is this host's clock right?",
     "helper": "the helper's own log line says more; without --starttls and --tls each step towards a backend is shown",
     "loop": "set PROXY_HOSTNAME, or change the mailhost, so that they agree; proxyhelper check says more",
+    "round": "that server is a proxy, too: proxyhelper lookup NAME on each of them shows where it sends the account",
     "local server": "proxyhelper check looks at the entries and local servers; the helper's own log line says more",
 }
+BACKEND_TLS_REMEDIES = {
+    "PROXY_CAFILE": "it must be a file in PEM form, or a hashed directory, that the entry's user can read",
+    "in certificate chain": "name the authority in PROXY_CAFILE",
+    "signed certificate": "name that certificate in PROXY_CAFILE",
+    "local issuer": "name the authority in PROXY_CAFILE, unless the server does not send those in between",
+    "first certificate": "name the authority in PROXY_CAFILE",
+    "has expired": "the server's certificate: renew it there",
+    "not yet valid": "are the clocks of both hosts right?",
+    "mismatch": "the mailhost must be a name that the server's certificate has",
+    "wrong version number": "that port does not begin with TLS: starttls in place of yes, or another port",
+}
+"""By words of the reason."""
+BACKEND_TLS = ("TLS failed: ", "no TLS handshake: ", "STARTTLS", "PROXY_CAFILE")
+"""Of which one is in the reason where a backend's TLS has failed."""
+LOOP = ("SERVERBUG", "this account's server could not be determined")
+"""What a proxy, our own among them, says where it would send the login round."""
 
 
 class Walk:
@@ -87,15 +109,42 @@ class Walk:
         self._add("ok", step, outcome)
         self.step = NEXT.get(step, self.step)
 
-    def failed(self, failure: Failure) -> None:
-        self._add("error", self.step, str(failure))
-        if not self._quiet:
-            click.echo(" " * 9 + click.style("→ ", fg="cyan") + REMEDIES[self._at_fault(failure)])
+    def note(self, text: str) -> None:
+        self._add("note", self.step, text)
 
-    def _at_fault(self, failure: Failure) -> str:
+    def bad(self, step: str, outcome: str, remedy: str) -> None:
+        """A step that real clients may not go beyond."""
+        self._add("error", step, outcome)
+        self._advise(REMEDIES[remedy])
+
+    def failed(self, failure: Failure) -> None:
+        remedy = self._remedy(failure)
+        if self._is_of_backend_tls(failure):
+            self.step = "TLS"
+        self._add("error", self.step, str(failure))
+        self._advise(remedy)
+
+    def _remedy(self, failure: Failure) -> str:
+        said = str(failure)
         if failure.kind in ("loop", "insecure"):
-            return failure.kind
-        return "backend's TLS" if self.step in ("greeting", "reply") and "TLS" in str(failure) else self.step
+            return REMEDIES[failure.kind]
+        if isinstance(failure, BackendRefused) and any(words in said for words in LOOP):
+            return REMEDIES["loop" if "this very service" in said else "round"]
+        of_backend_tls = self._is_of_backend_tls(failure)
+        if of_backend_tls or self.step == "helper":
+            for words, remedy in BACKEND_TLS_REMEDIES.items():
+                if words in said:
+                    return remedy
+        is_refused = self.step == "reply" and "TLS" in said
+        return REMEDIES["backend's TLS" if of_backend_tls or is_refused else self.step]
+
+    def _is_of_backend_tls(self, failure: Failure) -> bool:
+        on_the_way = self.step in ("name", *NEXT.values()) and not isinstance(failure, BackendRefused)
+        return on_the_way and any(words in str(failure) for words in BACKEND_TLS)
+
+    def _advise(self, remedy: str) -> None:
+        if not self._quiet:
+            click.echo(" " * 9 + click.style("→ ", fg="cyan") + remedy)
 
     def _add(self, level: str, step: str, outcome: str) -> None:
         now = time.monotonic()
@@ -103,7 +152,7 @@ class Walk:
         self._since = now
         self.taken.append({"step": step, "level": level, "milliseconds": milliseconds, "outcome": outcome})
         if not self._quiet:
-            mark = click.style(f"{level:>7}", fg="green" if level == "ok" else "red", bold=True)
+            mark = click.style(f"{level:>7}", fg=COLOURS[level], bold=True)
             click.echo(f"{mark}  {milliseconds:8.1f} ms  {step:<13} {clean(outcome)}")
 
 
@@ -122,7 +171,8 @@ def login(site: Site, user: str, protocol: str, tls: "str | None", entries: "tup
     Asks for the password; where standard input is no terminal, its first line is the password. A mailbox on this host
     is logged in to by starting the helper with its local server, as an activator's entry on this host says. With
     --starttls or --tls every login goes through the helper that an entry starts, as a mail program's would; the
-    certificate that it shows is told, and not verified.
+    certificate that it shows is told, and of it only the dates are verified. Run it as root, who can start the helper
+    as the entry's user.
     """
     settings = site.settings(protocol)
     attempt = Login(encode(user), encode(_ask_password()))
@@ -180,6 +230,8 @@ def _walk(
         walk.begin("name")
         connection = Connection(Address(), Address("", port))
         told = Forwarded(ttl=MAX_HOPS - 1)
+        if entry and (person := _person_of(entry, walk)):
+            privileges.assume(person)
         backend = reach_backend(route, account, login, settings, connection, told, tell=walk.done)
         backend.socket.close()
         walk.done("reply", _shown(backend.reply, login))
@@ -208,6 +260,26 @@ def _said_of(name: str, find: "Callable[[], Account]") -> Account:
         raise WrongCredentials(f"{name}: {failure}") from None
 
 
+def _person_of(entry: activators.Entry, walk: Walk) -> "privileges.Person | None":
+    """Whom the activator starts the helper as, where that is somebody else, whom this process can become.
+
+    Raises Temporary."""
+    user = entry.user
+    try:
+        known = pwd.getpwuid(int(user)) if user.isdecimal() else pwd.getpwnam(user)
+        if known.pw_uid == os.geteuid():
+            return None
+        if not privileges.is_root():
+            walk.note(f"only root can do this as the entry's user {user}: what that user may not read is not noticed")
+            return None
+        groups = os.getgrouplist(known.pw_name, known.pw_gid) if entry.activator != activators.XINETD else []
+        return privileges.Person(known.pw_uid, known.pw_gid, groups)
+    except (KeyError, ValueError):
+        walk.begin("entry")
+        where = f"{entry.file} line {entry.line}"
+        raise Temporary(f"{where}: its user {user} is not an unprivileged user of this host") from None
+
+
 def _log_in_here(walk: Walk, site: Site, entry: activators.Entry, login: Login, port: str, tls: str) -> str:
     """Through the helper, started as an entry of this host says; what it, or the server behind it, says in the end.
     Raises a Failure."""
@@ -215,8 +287,9 @@ def _log_in_here(walk: Walk, site: Site, entry: activators.Entry, login: Login, 
     told = {"TCPREMOTEIP": "127.0.0.1", "TCPREMOTEPORT": "0", "TCPLOCALPORT": port, "PROXY_PROTOCOL": "0"}
     environment = {"PROXYHELPER_CONFDIR": site.directory, "PATH": "/usr/bin:/bin", **entry.environment, **told}
     command = [*entry.program, *entry.local_server]
+    person = _person_of(entry, walk)
     with Client(ours, entry.protocol, login, tls, walk) as client, theirs, tempfile.TemporaryFile() as log:
-        with _started(command, theirs.fileno(), log.fileno(), environment):
+        with _started(command, theirs.fileno(), log.fileno(), environment, person):
             theirs.close()
             try:
                 reply = client.log_in()
@@ -235,13 +308,28 @@ def _log_in_here(walk: Walk, site: Site, entry: activators.Entry, login: Login, 
 
 
 @contextmanager
-def _started(command: "list[str]", connection: int, log: int, environment: "dict[str, str]") -> Iterator[None]:
+def _started(
+    command: "list[str]",
+    connection: int,
+    log: int,
+    environment: "dict[str, str]",
+    person: "privileges.Person | None",
+) -> Iterator[None]:
     """The helper on a connection, as an activator starts it; neither it nor its local server lasts longer.
 
     Raises Temporary."""
     try:
         helper = subprocess.Popen(
-            command, stdin=connection, stdout=connection, stderr=log, env=environment, start_new_session=True
+            command,
+            stdin=connection,
+            stdout=connection,
+            stderr=log,
+            cwd="/",
+            env=environment,
+            start_new_session=True,
+            user=person.uid if person else None,
+            group=person.gid if person else None,
+            extra_groups=person.groups if person else None,
         )
     except (OSError, ValueError) as error:
         raise Temporary(f"{' '.join(command)} does not start: {error}") from None
@@ -304,8 +392,23 @@ class Client:
         self._connection = secured = context.wrap_socket(self._connection)
         cipher = secured.cipher()
         self._walk.done("TLS", f"{secured.version()}, {cipher[0] if cipher else ''}")
-        self._walk.done("certificate", str(_certificate(secured.getpeercert(binary_form=True) or b"")))
+        self._judge(_certificate(secured.getpeercert(binary_form=True) or b""))
         self._walk.step = self._behind_tls
+
+    def _judge(self, certificate: Certificate) -> None:
+        """By its dates."""
+        now = time.time()
+        if certificate.ends < now:
+            self._walk.bad("certificate", f"expired on {_day(certificate.ends)}: {certificate}", "expired")
+        elif certificate.begins > now:
+            what = f"not valid before {_day(certificate.begins)}: {certificate}"
+            self._walk.bad("certificate", what, "not yet valid")
+        else:
+            self._walk.done("certificate", str(certificate))
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d", time.gmtime(seconds))
 
 
 def _certificate(der: bytes) -> Certificate:

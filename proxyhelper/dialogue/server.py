@@ -15,6 +15,16 @@ if TYPE_CHECKING:
 
     Step = tuple[bytes, "Event | None"]
 
+TLS = "the client began TLS where clear text is expected (is PROXY_TLS_WRAP=1 missing?)"
+HEADER = "a PROXY header where none is expected (is PROXY_PROTOCOL=1 missing?)"
+HTTP = "speaks HTTP"  # for a browser, perhaps, whose form holds mail commands
+MISPLACED = {
+    b"\x16\x03": TLS,
+    **dict.fromkeys((b"PROXY TCP", b"PROXY UNKNOWN", b"\r\n\r\n\0\r\nQUIT\n"), HEADER),
+    **dict.fromkeys((b"GET /", b"POST /", b"PUT /", b"HEAD /", b"OPTIONS /"), HTTP),
+}
+"""What no mail program begins with, and which mistake, the administrator's for the most part, makes it come."""
+
 MAX_BAD_COMMANDS = 10  # in a row
 MAX_COMMANDS = 1000  # in all
 
@@ -60,9 +70,15 @@ class Server:
         self._commands = commands
         self._bad_commands = 0
         self._all_commands = 0
+        self._is_new = True
         self._mechanism: "sasl.Mechanism | None" = None
 
     def feed(self, data: bytes) -> "tuple[int, bytes, Event | None]":
+        if self._is_new:
+            self._is_new = False
+            for beginning, reason in MISPLACED.items():
+                if data.startswith(beginning):
+                    return len(data), b"", Abuse(reason)
         try:
             taken, command = self._commands.take(data)
         except TooLong:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
 from real.certificates import Authority
 from scripted import GREETING, Backend, Login, closed_port, read_login
-from support import DEADLINE, Site, admin, need, open_directory
+from support import CHECKOUT, DEADLINE, Site, admin, need, open_directory
 
 PASSWORD = 'pass "wörd\\ of 1 kind'
 ON_THE_WAY = ["account", "password", "options", "route"]
@@ -64,7 +68,8 @@ def login(run: Run, protocol: str, no_entries: Path) -> Callable[..., Walked]:
         assert (walked["user"], walked["protocol"], walked["status"]) == (user, protocol, done.returncode)
         steps = walked["steps"]
         assert all(step["milliseconds"] >= 0 for step in steps)
-        assert [step["level"] for step in steps] == ["ok"] * (len(steps) - 1) + ["error" if done.returncode else "ok"]
+        levels = [step["level"] for step in steps if step["step"] != "certificate"]
+        assert levels == ["ok"] * (len(levels) - 1) + ["error" if done.returncode else "ok"]
         return Walked(done.returncode, steps, done.stdout)
 
     return walk
@@ -313,6 +318,121 @@ def test_no_input(run: Run) -> None:
     assert done.returncode == 1
 
 
+def test_proxies_in_a_round(
+    site: Site,
+    run: Run,
+    protocol: str,
+    backend: Backend,
+    no_entries: Path,
+    in_background: Callable[..., Future[subprocess.CompletedProcess[str]]],
+) -> None:
+    site.account("u1", PASSWORD, mailhost=backend.mailhost)
+    future = in_background(run, "login", "u1", f"--{protocol}", "--entries", no_entries, text=PASSWORD + "\n")
+    wire = backend.greet(GREETING[protocol])
+    said = b"Mail service is misconfigured: this account's server could not be determined."
+    wire.send(
+        read_login(protocol, wire).reply({"imap": b"NO [SERVERBUG] ", "pop3": b"-ERR [SYS/PERM] "}[protocol] + said)
+    )
+    done = future.result(DEADLINE)
+    assert done.returncode == 77
+    assert done.stdout.splitlines()[-1].strip().startswith("→ that server is a proxy, too: proxyhelper lookup")
+
+
+# TLS towards the backend
+
+DAYS = timedelta(days=1)
+
+
+@pytest.fixture
+def towards(
+    site: Site, add: Add, run: Run, greeting_with: Callable[..., AbstractContextManager[str]], no_entries: Path
+) -> Callable[..., list[str]]:
+    """The lines of a login at a backend with this certificate, which fails there."""
+
+    def walk(certificate: Path, tls: str = "yes", serves: str = "", cafile: Path | None = None) -> list[str]:
+        if cafile:
+            add("authdaemonrc", f"PROXY_CAFILE={cafile}")
+        with greeting_with(GREETING["imap"], tls=serves or tls, certificate=certificate) as place:
+            site.account("u1", PASSWORD, options=f"mailhost={place},mailhosttls={tls}")
+            done = run("login", "u1", "--entries", no_entries, text=PASSWORD + "\n")
+        assert done.returncode == 75
+        return done.stdout.splitlines()
+
+    return walk
+
+
+@pytest.mark.parametrize("tls", ["starttls", "yes"])
+@pytest.mark.parametrize(
+    ("case", "remedy"),
+    [
+        ("self-signed", "name that certificate in PROXY_CAFILE"),
+        ("unknown", "name the authority in PROXY_CAFILE"),
+        ("expired", "the server's certificate: renew it"),
+        ("early", "are the clocks"),
+        ("other name", "the mailhost must be a name that the server's certificate has"),
+    ],
+)
+def test_backend_certificate(
+    authority: Authority, towards: Callable[..., list[str]], tmp_path: Path, tls: str, case: str, remedy: str
+) -> None:
+    name = "IP:127.0.0.1"
+    certificate = {
+        "self-signed": lambda: authority.self_signed("own", name),
+        "unknown": lambda: authority.issue("far", name),
+        "expired": lambda: authority.issue("old", name, start=-2 * DAYS, end=-DAYS),
+        "early": lambda: authority.issue("new", name, start=DAYS),
+        "other name": lambda: authority.issue("other", "DNS:other.example"),
+    }[case]()
+    trusted = authority.self_signed("stranger", name).certificate if case == "unknown" else authority.ca
+    lines = towards(certificate.both, tls, cafile=trusted)
+    assert lines[-2].split()[:4:3] == ["error", "TLS"]
+    assert lines[-1].strip().startswith(f"→ {remedy}")
+
+
+def test_backend_port_in_clear(authority: Authority, towards: Callable[..., list[str]]) -> None:
+    lines = towards(authority.issue("front").both, "yes", serves="no", cafile=authority.ca)
+    assert lines[-2].split()[:4:3] == ["error", "TLS"]
+    assert "that port does not begin with TLS" in lines[-1]
+
+
+@pytest.mark.parametrize("contents", [None, "no certificate"])
+def test_cafile_that_cannot_be_used(
+    authority: Authority, towards: Callable[..., list[str]], tmp_path: Path, contents: str | None
+) -> None:
+    cafile = tmp_path / "ca.pem"
+    if contents:
+        cafile.write_text(contents)
+    lines = towards(authority.issue("front", "IP:127.0.0.1").both, cafile=cafile)
+    assert lines[-2].split()[:4:3] == ["error", "TLS"]
+    assert "PEM form" in lines[-1]
+
+
+def test_cafile_is_read_as_the_entrys_user(
+    site: Site, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path], authority: Authority, add: Add
+) -> None:
+    need(os.geteuid() == 0, "root, to become the entry's user")
+    with open_directory() as directory:
+        cafile = directory / "ca.pem"
+        shutil.copy(authority.ca, cafile)
+        cafile.chmod(0o600)
+        add("authdaemonrc", f"PROXY_CAFILE={cafile}")
+        site.account("u1", PASSWORD, options=f"mailhost={closed_port()},mailhosttls=yes")
+        served = entry(protocol, user="nobody")
+        walked = login(entries=served)
+        assert (walked.status, walked.names[-1], "PROXY_CAFILE" in walked.last) == (75, "TLS", True)
+        cafile.chmod(0o644)
+        assert login(entries=served).names[-1] == "connection"
+
+
+def test_user_that_is_not_there(
+    site: Site, protocol: str, login: Callable[..., Walked], entry: Callable[..., Path]
+) -> None:
+    site.account("u1", PASSWORD, mailhost=closed_port())
+    walked = login(entries=entry(protocol, user="no-such-user"))
+    assert (walked.status, walked.names[-1]) == (75, "entry")
+    assert "no-such-user" in walked.last
+
+
 # A mailbox on this host
 
 
@@ -537,3 +657,92 @@ def test_insecure_account(
     served = entry(protocol, str(here), "Maildir")
     assert login(user="u2", entries=served).status == 77
     assert login(user="u2", entries=served, tls="starttls").status == 0
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "outcome"),
+    [(-2 * DAYS, -DAYS, "expired on "), (DAYS, 2 * DAYS, "not valid before ")],
+)
+def test_dates_of_the_certificate(
+    here: Path,
+    site: Site,
+    add: Add,
+    authority: Authority,
+    protocol: str,
+    login: Callable[..., Walked],
+    entry: Callable[..., Path],
+    start: timedelta,
+    end: timedelta,
+    outcome: str,
+) -> None:
+    """The login goes on: it is only real clients that go away."""
+    write_server(here, SAYS_OK[protocol])
+    certificate = authority.issue("dated", "DNS:mail.example.com", start=start, end=end)
+    add("authdaemonrc", f"TLS_CERTFILE={certificate.both}")
+    walked = login(entries=entry(protocol, str(here), "Maildir", env=TLS_ENTRY["tls"]), tls="tls")
+    assert (walked.status, walked.names) == (0, [*BEHIND_TLS, "local server"])
+    step = walked.steps[-2]
+    assert (step["level"], str(step["outcome"]).startswith(outcome)) == ("error", True)
+
+
+@pytest.mark.parametrize("closed", ["", "key", "settings"])
+def test_helper_runs_as_the_entrys_user(
+    site: Site,
+    add: Add,
+    authority: Authority,
+    protocol: str,
+    login: Callable[..., Walked],
+    entry: Callable[..., Path],
+    closed: str,
+) -> None:
+    """Not as root, who can read what that user cannot."""
+    need(os.geteuid() == 0, "root, to become the entry's user")
+    certificate = authority.issue("front", "DNS:mail.example.com")
+    with open_directory() as directory:
+        key, settings = directory / "key.pem", directory / "etc"
+        shutil.copy(certificate.certificate, directory / "cert.pem")
+        shutil.copy(certificate.key, key)
+        key.chmod(0o600)
+        shutil.chown(key, "root" if closed == "key" else "nobody")
+        add("authdaemonrc", f"TLS_CERTFILE={directory}/cert.pem", f"TLS_PRIVATE_KEYFILE={key}")
+        site.account("u1", PASSWORD, mailhost=closed_port())
+        shutil.copytree(site.directory, settings)
+        settings.chmod(0o700 if closed == "settings" else 0o755)
+        for file in settings.iterdir():
+            file.chmod(0o600 if file.name == "userdb" else 0o644)
+            shutil.chown(file, "nobody")
+        env = f"PROXY_TLS_WRAP=1 PROXYHELPER_CONFDIR={settings}"
+        walked = login(entries=entry(protocol, user="nobody", env=env), tls="tls")
+    assert walked.status == 75
+    assert walked.names[-1] == ("TLS" if closed else "helper")
+    assert ("Permission denied" if closed else "Connection refused") in walked.last
+
+
+def test_without_root(site: Site, protocol: str, entry: Callable[..., Path]) -> None:
+    """It says that it is not the entry's user who starts the helper."""
+    need(os.geteuid() == 0, "root, to be somebody else")
+    with open_directory() as directory:
+        site.account("u1", PASSWORD, mailhost=closed_port())
+        settings = directory / "etc"
+        shutil.copytree(site.directory, settings)
+        for file in settings.iterdir():
+            shutil.chown(file, "nobody")
+        settings.chmod(0o755)
+        served = directory / "xinetd.entry"
+        shutil.copy(entry(protocol, user="root"), served)
+        served.chmod(0o644)
+        done = subprocess.run(
+            [sys.executable, "-m", "proxyhelper", "-c", settings, "login", f"--{protocol}", "--entries", served, "u1"],
+            input=PASSWORD + "\n",
+            capture_output=True,
+            text=True,
+            cwd=CHECKOUT,
+            env={"PATH": "/usr/bin:/bin", "LC_ALL": "C.UTF-8", "PYTHONPATH": str(CHECKOUT)},
+            user="nobody",
+            group="nogroup",
+            extra_groups=[],
+            timeout=DEADLINE,
+        )
+    assert done.returncode == 75, done.stderr
+    assert "   note  " in done.stdout
+    assert "only root can do this as the entry's user root" in done.stdout
