@@ -46,7 +46,7 @@ def check(site: Site, entries: "tuple[str, ...]", as_json: bool) -> None:
 
 def _examine(site: Site, entries: "list[activators.Entry]") -> "Iterable[tuple[str, Iterable[Finding]]]":
     ports = {protocol: _ports(protocol, entries) for protocol in PROTOCOLS}
-    settings, findings = assignments.examine(site)
+    settings, findings = assignments.examine(site, entries)
     yield "Settings", findings
     settings = {name: one for name, one in settings.items() if _is_served(site, one, entries)} or settings
     yield "Files", files.examine(site, settings)

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
+import ssl
 import stat
 import subprocess
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 from real.certificates import Authority
-from support import Site, need, open_directory
+from support import DEADLINE, Site, need, open_directory
 
 from proxyhelper.dialogue.greetings import greeting
 from proxyhelper.settings import load
@@ -37,7 +41,8 @@ def pem(healthy: Site, authority: Authority, add: Add) -> Path:
 
 
 def issue(authority: Authority, path: Path, *names: str, start: timedelta = -DAY, end: timedelta = LONG) -> None:
-    write_private(path, authority.issue("front", *names, start=start, end=end).both.read_text())
+    made = authority.issue("front", *names, start=start, end=end)
+    write_private(path, made.both.read_text() + authority.ca.read_text())
 
 
 def write_private(path: Path, text: str) -> None:
@@ -52,7 +57,7 @@ def write_private(path: Path, text: str) -> None:
 def test_certificate_in_order(pem: Path, check: Check) -> None:
     report = check()
     assert report.wrong == []
-    finding = report.one("mail.example.com, *.mail.example.com")
+    finding = report.one("mail.example.com, *.mail.example.com", "valid from")
     assert (finding.section, finding.level, finding.file) == ("certificates", "ok", str(pem))
 
 
@@ -96,7 +101,7 @@ def test_key_of_everybody(pem: Path, check: Check, mode: int) -> None:
 def test_key_in_a_file_of_its_own(pem: Path, authority: Authority, add: Add, check: Check) -> None:
     made = authority.issue("apart", "DNS:mail.example.com", end=LONG)
     key = pem.with_name("key.pem")
-    write_private(pem, made.certificate.read_text())
+    write_private(pem, made.certificate.read_text() + authority.ca.read_text())
     write_private(key, made.key.read_text())
     add("imapd", f"TLS_PRIVATE_KEYFILE={key}")
     pem.chmod(0o644)
@@ -134,7 +139,85 @@ def test_certificate_that_is_not_there(pem: Path, check: Check) -> None:
     pem.unlink()
     finding = check().one("IMAPDSTARTTLS=YES", str(pem), "not there")
     assert (finding.level, finding.setting) == ("error", "TLS_CERTFILE")
+    assert "STARTTLS is not offered" in finding.what
     assert "IMAPDSTARTTLS=NO" in finding.remedy
+
+
+def test_key_that_is_not_there(pem: Path, add: Add, check: Check, entry: Callable[..., Path]) -> None:
+    add("imapd", "TLS_PRIVATE_KEYFILE=/nonexistent/key.pem")
+    finding = check(entry("imap")).one("/nonexistent/key.pem is not there", "STARTTLS is not offered")
+    assert (finding.level, finding.setting) == ("error", "TLS_CERTFILE")
+
+
+@pytest.mark.parametrize(("protocol", "name", "port"), [("imap", "IMAPDSTARTTLS", 143), ("pop3", "POP3_STARTTLS", 110)])
+def test_certificate_without_starttls(
+    pem: Path, add: Add, check: Check, entry: Callable[..., Path], protocol: str, name: str, port: int
+) -> None:
+    add(f"{protocol}d", f"TLS_CERTFILE={pem}", f"{name}=NO")
+    plain, secure = entry(protocol), entry(protocol, port=2993, env="PROXY_TLS_WRAP=1")
+    upper = protocol.upper()
+    for entries in [plain], [plain, secure]:
+        finding = check(*entries).one(f"{name} is not YES", f"no STARTTLS on port {port}")
+        assert (finding.level, finding.setting) == ("warning", name)
+    add(f"{protocol}d", f"{upper}_TLS_REQUIRED=1")
+    assert check(plain, secure).one(f"{name} is not YES", "nobody can log in").level == "error"
+    assert check(secure).all(f"{name} is not YES") == []
+    for env in f"{upper}_TLS=1", f"{upper}_STARTTLS=YES":
+        assert check(entry(protocol, env=env)).all("is not YES") == []
+
+
+# What the certificate is for, and who says so
+
+
+def test_issuer_that_nobody_knows(pem: Path, authority: Authority, check: Check) -> None:
+    write_private(pem, authority.issue("front", "DNS:mail.example.com", end=LONG).both.read_text())
+    finding = check().one("issued by the tests' own authority", "neither in this file nor in the system's store")
+    assert (finding.level, finding.file) == ("warning", str(pem))
+    assert "fullchain.pem" in finding.remedy
+    assert check(env={"SSL_CERT_FILE": str(authority.ca)}).wrong == []
+
+
+def test_issuer_that_nobody_knows_of_an_old_certificate(pem: Path, authority: Authority, check: Check) -> None:
+    issue(authority, pem, "DNS:mail.example.com", start=-9 * DAY, end=-DAY)
+    assert [finding.level for finding in check().wrong] == ["error"]
+    write_private(pem, authority.issue("front", start=-9 * DAY, end=-DAY).both.read_text())
+    assert check().one("issued by").level == "warning"
+
+
+def test_chain_to_an_authority_that_stays_at_home(
+    pem: Path, authority: Authority, check: Check, tmp_path: Path
+) -> None:
+    """Its own certificate need not be in the file: those who know it have it."""
+    (tmp_path / "extensions").write_text("basicConstraints=critical,CA:TRUE\n")
+    script = f"""
+        openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -subj /CN=home -keyout key -out home
+        openssl req -new -key {authority.directory}/ca.key -subj "/CN=the tests' own authority" -out request
+        openssl x509 -req -in request -CA home -CAkey key -set_serial 1 -extfile extensions -out between
+    """
+    subprocess.run(["sh", "-ec", script], cwd=tmp_path, check=True, capture_output=True, timeout=30)
+    leaf = authority.issue("front", "DNS:mail.example.com", end=LONG).both.read_text()
+    write_private(pem, leaf + (tmp_path / "between").read_text())
+    assert check().wrong == []
+
+
+@pytest.mark.parametrize("protocol", ["TLSv1.2", "TLSv1.3"])
+@pytest.mark.parametrize("verify", ["NONE", "REQUIREPEER"])
+def test_issuer_is_looked_for_whatever_is_served(
+    pem: Path, authority: Authority, add: Add, check: Check, protocol: str, verify: str
+) -> None:
+    add("imapd", f"TLS_PROTOCOL={protocol}", f"TLS_VERIFYPEER={verify}", "TLS_TRUSTCERTS=/etc/ssl/certs")
+    write_private(pem, authority.issue("front", end=LONG).both.read_text())
+    assert check().one("issued by").level == "warning"
+
+
+@pytest.mark.parametrize(("names", "noted"), [(["mail.example.com"], 1), (["front.example"], 0), (["*.example"], 0)])
+def test_certificate_for_another_host(
+    pem: Path, authority: Authority, check: Check, names: list[str], noted: int
+) -> None:
+    issue(authority, pem, *(f"DNS:{name}" for name in names))
+    report = check()
+    assert len(report.all("this host is front.example (PROXY_HOSTNAME)", level="note")) == noted
+    assert report.wrong == []
 
 
 def test_no_certificate_is_named(healthy: Site, add: Add, check: Check) -> None:
@@ -253,6 +336,34 @@ def test_proxy_protocol_from_nobody(healthy: Site, add: Add, check: Check) -> No
     assert check().wrong == []
 
 
+def test_balancers_whose_header_nobody_reads(healthy: Site, add: Add, check: Check, entry: Callable[..., Path]) -> None:
+    add("authdaemonrc", "PROXY_PROTOCOL_FROM=192.0.2.1")
+    finding = check().one("PROXY_PROTOCOL_FROM does nothing")
+    assert (finding.section, finding.level, finding.setting) == ("settings", "warning", "PROXY_PROTOCOL_FROM")
+    assert check(entry("imap", env="PROXY_PROTOCOL=1")).all("does nothing") == []
+    add("pop3d", "PROXY_PROTOCOL=1")
+    assert check().all("does nothing") == []
+
+
+@pytest.mark.parametrize("store", ["/etc/ssl/certs", "/etc/ssl/certs/", "/etc/ssl/certs/ca-certificates.crt"])
+def test_everybody_with_a_certificate_may_log_in(pem: Path, add: Add, check: Check, store: str) -> None:
+    need(os.path.exists(store), store)
+    number = add("imapd", "TLS_EXTERNAL=emailaddress", "TLS_VERIFYPEER=PEER", f"TLS_TRUSTCERTS={store}")
+    finding = check().one("TLS_EXTERNAL with the system's store")
+    assert (finding.level, finding.setting, finding.line) == ("error", "TLS_TRUSTCERTS", number)
+    add("imapd", "TLS_VERIFYPEER=NONE")
+    assert check().all("the system's store") == []
+
+
+@pytest.mark.parametrize("setting", ["TLS_PROTOCOL", "TLS_STARTTLS_PROTOCOL"])
+def test_old_tls(pem: Path, add: Add, check: Check, setting: str) -> None:
+    number = add("imapd", f"{setting}=TLSv1.1+")
+    finding = check().one(f"{setting}=TLSv1.1+", "security level")
+    assert (finding.level, finding.setting, finding.line) == ("warning", setting, number)
+    add("imapd", "TLS_CIPHER_LIST=DEFAULT:@SECLEVEL=0")
+    assert check().wrong == []
+
+
 @pytest.mark.parametrize("setting", ["IMAP_PROXY_TLS", "IMAP_PROXY_SEND", "TLS_VERIFYPEER"])
 def test_choices(healthy: Site, add: Add, check: Check, setting: str) -> None:
     number = add("imapd", f"{setting}=maybe")
@@ -298,8 +409,11 @@ def test_mailhost_behind_tls(
 
 @pytest.mark.parametrize("tls", ["starttls", "yes"])
 @pytest.mark.parametrize(
-    ("names", "trusted", "reason"),
-    [(["IP:127.0.0.2"], True, "mismatch"), (["IP:127.0.0.1"], False, "certificate")],
+    ("names", "trusted", "reason", "remedy"),
+    [
+        (["IP:127.0.0.2"], True, "mismatch", "have it certified for 127.0.0.1, or make the mailhost a name"),
+        (["IP:127.0.0.1"], False, "issuer", "name its authority in PROXY_CAFILE"),
+    ],
 )
 def test_mailhost_whose_certificate_is_refused(
     site: Site,
@@ -311,6 +425,7 @@ def test_mailhost_whose_certificate_is_refused(
     names: list[str],
     trusted: bool,
     reason: str,
+    remedy: str,
 ) -> None:
     if trusted:
         add("authdaemonrc", f"PROXY_CAFILE={authority.ca}")
@@ -319,8 +434,53 @@ def test_mailhost_whose_certificate_is_refused(
         report = check()
     finding = report.one(mailhost, "no TLS", reason)
     assert (finding.section, finding.level) == ("mailhosts", "error")
-    assert "PROXY_CAFILE" in finding.remedy
+    assert remedy in finding.remedy
     assert report.wrong == [finding]
+
+
+def test_mailhost_whose_certificate_has_expired(
+    trusting: Site, check: Check, greeting_with: Greeter, authority: Authority
+) -> None:
+    certificate = authority.issue("backend", "IP:127.0.0.1", start=-9 * DAY, end=-DAY).both
+    with greeting_with(GREETING["imap"], tls="yes", certificate=certificate) as mailhost:
+        trusting.account("u1", mailhost=mailhost, options="disablepop3=1,mailhosttls=yes")
+        assert check().one("expired").remedy == "renew it on the backend"
+
+
+def test_mailhost_whose_certificate_is_self_signed(
+    site: Site, check: Check, greeting_with: Greeter, authority: Authority
+) -> None:
+    certificate = authority.self_signed("alone", "IP:127.0.0.1").both
+    with greeting_with(GREETING["imap"], tls="yes", certificate=certificate) as mailhost:
+        site.account("u1", mailhost=mailhost, options="disablepop3=1,mailhosttls=yes")
+        assert check().one("no TLS").remedy == "name that certificate in PROXY_CAFILE"
+
+
+def test_mailhost_whose_authority_comes_along(
+    site: Site, check: Check, greeting_with: Greeter, authority: Authority, tmp_path: Path
+) -> None:
+    chain = tmp_path / "chain.pem"
+    issue(authority, chain, "IP:127.0.0.1")
+    with greeting_with(GREETING["imap"], tls="yes", certificate=chain) as mailhost:
+        site.account("u1", mailhost=mailhost, options="disablepop3=1,mailhosttls=yes")
+        assert check().one("no TLS").remedy == "name its authority in PROXY_CAFILE"
+
+
+def test_mailhosts_are_not_to_blame_for_our_settings(site: Site, add: Add, check: Check, imap_server: str) -> None:
+    add("authdaemonrc", "PROXY_CAFILE=/nonexistent")
+    site.account("u1", mailhost=imap_server, options="disablepop3=1,mailhosttls=yes")
+    report = check()
+    assert [finding.setting for finding in report.wrong] == ["PROXY_CAFILE"]
+    finding = report.one(imap_server, "is not tried", "PROXY_CAFILE")
+    assert (finding.section, finding.level, finding.remedy) == ("mailhosts", "note", "")
+
+
+def test_mailhost_that_waits_for_what_it_understands(site: Site, add: Add, check: Check) -> None:
+    add("imapd", "PROXY_TIMEOUT=1", "IMAP_PROXY_TLS=yes")
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        mailhost = "{}:{}".format(*listener.getsockname())
+        site.account("u1", mailhost=mailhost, options="disablepop3=1")
+        assert "begin in clear? Then set IMAP_PROXY_TLS" in check().one(mailhost, "timed out").remedy
 
 
 @pytest.mark.parametrize(("tls", "reason"), [("starttls", "does not offer STARTTLS"), ("yes", "wrong version number")])
@@ -331,6 +491,7 @@ def test_mailhost_without_tls(site: Site, check: Check, greeting_with: Greeter, 
     finding = report.one(mailhost, "no TLS", reason)
     assert finding.level == "error"
     assert "mailhosttls" in finding.remedy
+    assert ("begin in clear" in finding.remedy) == (tls == "yes")
     assert report.wrong == [finding]
 
 
@@ -360,7 +521,12 @@ def test_login_disabled_before_starttls(
 def test_proxy_header_is_sent(site: Site, add: Add, check: Check, imap_server: str) -> None:
     add("imapd", "IMAP_PROXY_SEND=proxy-v2")
     site.account("u1", mailhost=imap_server, options="disablepop3=1")
-    assert check().wrong == []
+    report = check()
+    assert report.wrong == []
+    assert report.one("proxy-v2 and no TLS").level == "note"
+    assert "login_trusted_networks" in report.one("proxy-v2 and no TLS").remedy
+    add("imapd", "IMAP_PROXY_TLS=starttls")
+    assert check().all("proxy-v2 and no TLS") == []
 
 
 def test_mailhosttls_that_is_none(site: Site, check: Check) -> None:
@@ -379,6 +545,7 @@ def test_mailhosts_that_are_not_trusted(healthy: Site, check: Check, networks: s
     report = check(env={"PROXY_TRUSTED": networks})
     found = report.all("not in PROXY_TRUSTED")
     assert [(finding.level, finding.setting) for finding in found] == [("warning", "PROXY_TRUSTED")] * (not trusted)
+    assert all("if these run proxyhelper" in finding.remedy for finding in found)
 
 
 # Listeners
@@ -426,7 +593,68 @@ def test_another_server_behind_tls(pem: Path, check: Check, entry: Callable[...,
 
 
 def test_entry_without_certificate(healthy: Site, check: Check, entry: Callable[..., Path]) -> None:
-    assert check(entry("imap", env="PROXY_TLS_WRAP=1")).one("PROXY_TLS_WRAP=1, but no certificate").level == "error"
+    finding = check(entry("imap", env="PROXY_TLS_WRAP=1")).one("PROXY_TLS_WRAP=1, but no certificate")
+    assert finding.level == "error"
+    assert "or take that entry away" in finding.remedy
+    assert "STARTTLS" not in finding.remedy
+
+
+@pytest.mark.parametrize(("protocol", "port", "option"), [("imap", 993, "--imaps"), ("pop3", 995, "--pop3s")])
+def test_entry_for_tls_in_clear(
+    healthy: Site, pem: Path, check: Check, entry: Callable[..., Path], protocol: str, port: int, option: str
+) -> None:
+    finding = check(entry(protocol, port=port)).one(f"clients of port {port} begin with TLS")
+    assert (finding.section, finding.level) == ("activators", "error")
+    assert option in finding.remedy
+    for env in "PROXY_TLS_WRAP=1", f"{protocol.upper()}_TLS=1":
+        assert check(entry(protocol, port=port, env=env)).all("begin with TLS") == []
+
+
+@contextmanager
+def asking_for_certificates(certificate: Path, authorities: Path) -> Iterator[int]:
+    """A port, behind TLS from the first byte, for those who have a certificate."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authorities))
+    context.load_cert_chain(certificate)
+    context.verify_mode = ssl.CERT_REQUIRED
+
+    def serve(listener: socket.socket) -> None:
+        with listener.accept()[0] as client, contextlib.suppress(OSError):
+            client.settimeout(DEADLINE)
+            context.wrap_socket(client, server_side=True).close()
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        listener.settimeout(DEADLINE)
+        thread = threading.Thread(target=serve, args=[listener])
+        thread.start()
+        yield listener.getsockname()[1]
+        thread.join(DEADLINE)
+
+
+def test_entry_that_asks_for_certificates(
+    pem: Path, add: Add, authority: Authority, check: Check, entry: Callable[..., Path]
+) -> None:
+    add("imapd", "TLS_VERIFYPEER=REQUIREPEER", f"TLS_TRUSTCERTS={authority.ca}")
+    with asking_for_certificates(pem, authority.ca) as port:
+        report = check(entry("imap", port=port, env="PROXY_TLS_WRAP=1"))
+    assert report.wrong == []
+    assert report.one("asks for a client certificate").level == "ok"
+
+
+@pytest.mark.parametrize("setting", ["PROXY_CAFILE", "TLS_TRUSTCERTS"])
+def test_authorities_that_the_user_cannot_read(
+    healthy: Site, pem: Path, add: Add, authority: Authority, check: Check, entry: Callable[..., Path], setting: str
+) -> None:
+    need(os.geteuid() == 0, "root, to become the entry's user")
+    with open_directory() as directory:
+        path, certificate = directory / "ca.pem", directory / "imapd.pem"
+        write_private(path, authority.ca.read_text())
+        write_private(certificate, pem.read_text())
+        add("imapd", "TLS_VERIFYPEER=PEER", f"TLS_TRUSTCERTS={authority.ca}", f"TLS_CERTFILE={certificate}")
+        add("imapd", f"{setting}={path}")
+        finding = check(entry("imap", user="nobody")).one("its user nobody cannot read", str(path))
+        assert (finding.section, finding.level) == ("activators", "error")
+        subprocess.run(finding.remedy, shell=True, check=True)
+        assert check(entry("imap", user="nobody")).all("cannot read", str(path)) == []
 
 
 @pytest.mark.parametrize("env", ["", "PROXY_TLS_WRAP=1"])

@@ -162,6 +162,7 @@ def test_home_is_gone(area: Path, entries: Path, protocol: str) -> None:
 def certified(site: Site, area: Path, authority: Authority) -> Path:
     """The configuration of a site with a certificate."""
     certificate = authority.issue("front", f"DNS:{HOSTNAME}", end=timedelta(days=90))
+    certificate.both.write_text(certificate.both.read_text() + authority.ca.read_text())
     more = {"TLS_CERTFILE": str(certificate.both), "PROXY_TRUSTED": "127.0.0.0/8", "PROXY_HOSTNAME": HOSTNAME}
     return configure(area / "etc", ACCOUNTS, site.homes, **SETTINGS, **more)
 

@@ -13,7 +13,7 @@ from ...dialogue.greetings import greeting
 from ...failures import Failure
 from ...networks import Networks
 from ...proxy_protocol import version2
-from ...settings import COMMON_FILE, MAIN_FILES, ConfigurationError, Settings, load
+from ...settings import COMMON_FILE, MAIN_FILES, ConfigurationError, Settings, is_true, load
 from ...text import words
 from ..activators import Entry
 from ..console import Site
@@ -24,11 +24,14 @@ from .files import userdb_files
 from .hearing import Heard, Way, hear
 
 START_SECONDS = 10
+TLS_PORTS = (993, 995)
+CERTIFICATE_REQUIRED = "certificate required"
+"""The alert of RFC 8446 section 6.2."""
 
 
 def examine(site: Site, entries: "list[Entry]", survey: Survey, settings: "dict[str, Settings]") -> Iterator[Finding]:
     for entry in entries:
-        findings = [*_settings(site, entry), *_process(site, entry), *_local_server(entry, survey)]
+        findings = [*_settings(site, entry), *_clear(entry), *_process(site, entry), *_local_server(entry, survey)]
         yield from findings
         if entry.protocol in settings:
             yield from _listener(site, entry, bool(findings))
@@ -60,6 +63,9 @@ def _listener(site: Site, entry: Entry, is_broken: bool) -> Iterator[Finding]:
         try:
             heard = hear(entry.protocol, (family, (address, entry.port)), START_SECONDS, _way(entry, settings))
         except OSError as error:
+            if settings.verify_peer == "requirepeer" and CERTIFICATE_REQUIRED in words(error):
+                yield _finding(entry, "ok", f"{where} asks for a client certificate", "")
+                return
             remedy = f"start {entry.activator}, or let it read this entry"
             yield _finding(entry, "warning", f"nothing answers on {where}: {words(error)}", remedy)
             return
@@ -127,6 +133,15 @@ def _settings(site: Site, entry: Entry) -> Iterator[Finding]:
         yield _finding(entry, "warning", what, f"proxyhelper -c {shlex.quote(directory)} check")
 
 
+def _clear(entry: Entry) -> Iterator[Finding]:
+    """Clients of these ports begin with TLS."""
+    in_front = is_true(entry.environment.get(f"{entry.protocol.upper()}_TLS", ""))
+    if entry.port in TLS_PORTS and not entry.tls and not in_front:
+        what = f"clients of port {entry.port} begin with TLS, and it serves them in clear: no PROXY_TLS_WRAP=1"
+        remedy = f"print the entry anew: proxyhelper entry {entry.activator} --{entry.protocol}s"
+        yield _finding(entry, "error", what, remedy)
+
+
 def _process(site: Site, entry: Entry) -> Iterator[Finding]:
     """Does the program start as the entry's user, and can that user read what the helper reads?"""
     try:
@@ -142,10 +157,11 @@ def _process(site: Site, entry: Entry) -> Iterator[Finding]:
     remedy = f"print the entry anew: proxyhelper entry {entry.activator}"
     unreadable = []
     if person:
-        certificates = _certificates(site, entry)
+        certificates, authorities = _certificates(site, entry), _authorities(site, entry)
         root = privileges.assume(person)
         try:
             unreadable = _unreadable(site, entry) + _unreadable_certificates(certificates, person)
+            unreadable += [(path, _open(path)) for path in authorities if _is_refused(path)]
             if closed := _closed_directory(os.path.dirname(entry.program[-1])):
                 remedy = f"chmod o+x {shlex.quote(closed)}"
         finally:
@@ -196,6 +212,22 @@ def _certificates(site: Site, entry: Entry) -> "list[str]":
     return list(dict.fromkeys(path for suffix in found for path in tls.certificate_for(settings, suffix)))
 
 
+def _authorities(site: Site, entry: Entry) -> "list[str]":
+    """The files or directories of those whose certificates the helper trusts."""
+    try:
+        settings = load(entry.protocol, _environment(site, entry))
+    except ConfigurationError:
+        return []
+    is_asking = settings.verify_peer != "none" and (settings.starttls or settings.tls_wrap)
+    return [path for path in (settings.proxy_cafile, is_asking and settings.trustcerts) if path]
+
+
+def _open(path: str) -> str:
+    """The command that lets everybody read the file or directory."""
+    closed = _closed_directory(os.path.dirname(path))
+    return f"chmod o+x {shlex.quote(closed)}" if closed else f"chmod o+rX {shlex.quote(path)}"
+
+
 def _unreadable_certificates(paths: "list[str]", person: privileges.Person) -> "list[tuple[str, str]]":
     """As `_unreadable`; a key is nothing for everybody to read."""
     unreadable = []
@@ -230,7 +262,8 @@ def _is_refused(path: str) -> bool:
         return True
     except OSError:
         return False
-    return not os.access(path, os.R_OK, effective_ids=True)
+    wanted = os.R_OK | os.X_OK if os.path.isdir(path) else os.R_OK
+    return not os.access(path, wanted, effective_ids=True)
 
 
 def _local_server(entry: Entry, survey: Survey) -> Iterator[Finding]:

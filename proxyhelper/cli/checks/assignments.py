@@ -11,10 +11,13 @@ from ...networks import Networks
 from ...privileges import proxy_person
 from ...settings import COMMON_FILE, MAIN_FILES, ConfigurationError, Settings, Values, assign, is_true, lines, load
 from .. import catalogue
+from ..activators import Entry
 from ..console import PROTOCOLS, Site
 from . import Finding
 
 MODULE_LISTS = ("authmodulelist", "PROXY_AUTHMODULES")
+OLD_TLS = ("TLSV1", "TLSV1.1")
+SYSTEMS_STORE = ("/etc/ssl/certs", "/etc/ssl/certs/ca-certificates.crt")
 FALSE = ("", "0", "n", "f")  # how a value begins that clearly means no
 
 
@@ -82,6 +85,15 @@ class Reader:
         if settings.tls_external and settings.verify_peer == "none":
             what = "TLS_EXTERNAL does nothing: TLS_VERIFYPEER=NONE asks no client for its certificate"
             self._add_setting("warning", what, "set TLS_VERIFYPEER=PEER, and TLS_TRUSTCERTS", "TLS_EXTERNAL")
+        if settings.tls_external and settings.verify_peer != "none" and _is_systems_store(settings.trustcerts):
+            what = "TLS_EXTERNAL with the system's store in TLS_TRUSTCERTS: any public authority says who may log in"
+            remedy = "name the authority in TLS_TRUSTCERTS that certifies your users, and no other"
+            self._add_setting("error", what, remedy, "TLS_TRUSTCERTS")
+        if settings.proxy and settings.proxy_send == "proxy-v2" and settings.proxy_tls == "no":
+            upper = settings.protocol.upper()
+            what = "with proxy-v2 and no TLS a backend judges passwords in clear by the client's address, not by ours"
+            remedy = f"set {upper}_PROXY_TLS, or let it accept them (Dovecot: login_trusted_networks)"
+            self._add_setting("note", what, remedy, f"{upper}_PROXY_SEND")
         self._judge_networks(settings)
         self._judge_tls()
         try:
@@ -107,6 +119,7 @@ class Reader:
         """What keeps a certificate that can be used from being served, with STARTTLS and without."""
         for wrap in ("0", "1"):
             environment = {**self.site.environment, "PROXY_TLS_WRAP": wrap}
+            self._judge_version(load(self.protocol, environment))
             while error := _tls_error(load(self.protocol, environment)):
                 name = error.setting
                 if name == "TLS_CERTFILE" or environment.get(name) == "":
@@ -116,11 +129,28 @@ class Reader:
                 self._add_setting("error", str(error), "there is no TLS for clients until it is mended", name)
                 environment["TLS_VERIFYPEER" if name == "TLS_TRUSTCERTS" else error.setting] = ""
 
+    def _judge_version(self, settings: Settings) -> None:
+        if settings.tls_protocol.upper().rstrip("+") in OLD_TLS and "@SECLEVEL=0" not in settings.ciphers.upper():
+            name = "TLS_PROTOCOL"
+            if not settings.tls_wrap and "TLS_STARTTLS_PROTOCOL" in self.places:
+                name = "TLS_STARTTLS_PROTOCOL"
+            what = f"{name}={settings.tls_protocol}: OpenSSL 3 has no TLS below 1.2 at its usual security level"
+            remedy = "set TLSv1.2, or TLS_CIPHER_LIST=DEFAULT:@SECLEVEL=0, too, for the clients' sake"
+            self._add_setting("warning", what, remedy, name)
+
     def _add_setting(self, level: str, what: str, remedy: str, name: str) -> None:
         self._add(level, what, remedy, *self.places.get(name, ("", 0)), name)
 
     def _add(self, level: str, what: str, remedy: str, file: str, line: int, setting: str = "") -> None:
         self.findings.append(Finding(level, what, remedy, file, line, setting))
+
+
+def _is_systems_store(path: str) -> bool:
+    import ssl
+
+    store = ssl.get_default_verify_paths()
+    paths = (*SYSTEMS_STORE, store.cafile, store.capath, store.openssl_cafile, store.openssl_capath)
+    return bool(path) and os.path.realpath(path) in {os.path.realpath(one) for one in paths if one}
 
 
 def _tls_error(settings: Settings) -> "ConfigurationError | None":
@@ -131,7 +161,7 @@ def _tls_error(settings: Settings) -> "ConfigurationError | None":
     return None
 
 
-def examine(site: Site) -> "tuple[dict[str, Settings], list[Finding]]":
+def examine(site: Site, entries: "list[Entry]") -> "tuple[dict[str, Settings], list[Finding]]":
     """The usable settings by protocol, and the findings."""
     usable: dict[str, Settings] = {}
     findings: list[Finding] = []
@@ -142,10 +172,25 @@ def examine(site: Site) -> "tuple[dict[str, Settings], list[Finding]]":
             usable[protocol] = settings
             reader.judge(settings)
         findings += reader.findings
+    findings += _without_proxy_protocol(usable, entries)
     findings += _overridden(site)
     if not any(os.path.exists(f"{site.directory}/{name}") for files in MAIN_FILES.values() for name in files):
         findings.append(Finding("warning", f"no imapd and no pop3d in {site.directory}: all settings are defaults"))
     return usable, list(dict.fromkeys(findings))  # once, where both protocols read the same file
+
+
+def _without_proxy_protocol(settings: "dict[str, Settings]", entries: "list[Entry]") -> Iterator[Finding]:
+    name = "PROXY_PROTOCOL_FROM"
+    is_on = any(one.proxy_protocol for one in settings.values()) or any(
+        is_true(entry.environment.get("PROXY_PROTOCOL", "")) for entry in entries
+    )
+    is_named = any(one.proxy_protocol_from.strip() for one in settings.values()) or any(
+        entry.environment.get(name) for entry in entries
+    )
+    if is_named and not is_on:
+        what = f"{name} does nothing: PROXY_PROTOCOL is on nowhere, and no PROXY header is read"
+        remedy = "set PROXY_PROTOCOL=1, in the environment of the entry that the balancer comes to"
+        yield Finding("warning", what, remedy, setting=name)
 
 
 def _judge(file: str, path: str, line: int, setting: str, value: str) -> Iterator[Finding]:

@@ -22,6 +22,17 @@ from .hearing import Way, hear
 
 AT_ONCE = 16
 SHOWN = 3
+SAID_OF_CERTIFICATES = {
+    "self-signed certificate in": "name its authority in PROXY_CAFILE",
+    "self-signed": "name that certificate in PROXY_CAFILE",
+    "issuer": "name its authority in PROXY_CAFILE",
+    "mismatch": "have it certified for {host}, or make the mailhost a name that it has",
+    "expired": "renew it on the backend",
+    "first certificate": "name its authority in PROXY_CAFILE",
+}
+"""What to do about OpenSSL's reasons for refusing one, by words in them."""
+NO_TLS_SPOKEN = ("timed out", "wrong version number", "the connection ended")
+"""How the handshake fails with a server that begins in clear."""
 GREETINGS = {"imap": [b"*", b"OK"], "pop3": [b"+OK"]}
 
 
@@ -31,6 +42,7 @@ class Answer:
 
     failures  by address: no answer
     no_tls    by address: an answer, but no TLS, which should be there
+    untried   why it was not connected to, if it was not: settings
     greeting  of the first that answered, and the TLS version and cipher `agreed` upon
     own       an address from which a connection to that very address comes
     """
@@ -43,6 +55,7 @@ class Answer:
     addresses: list[str] = field(default_factory=list)
     failures: dict[str, str] = field(default_factory=dict)
     no_tls: dict[str, str] = field(default_factory=dict)
+    untried: str = ""
     greeting: bytes = b""
     agreed: str = ""
     own: str = ""
@@ -66,8 +79,11 @@ def _ask(answer: Answer, settings: Settings) -> Answer:
     try:
         places = resolve(answer.host, answer.port)
         way = _way(answer, settings)
-    except (Temporary, ConfigurationError) as failure:
+    except Temporary as failure:
         answer.failures[""] = str(failure)
+        return answer
+    except ConfigurationError as error:
+        answer.untried = str(error)
         return answer
     for family, address in places:
         ip = str(address[0])
@@ -94,6 +110,9 @@ def _way(answer: Answer, settings: Settings) -> Way:
 
 
 def _judge(answer: Answer, settings: Settings, served_ports: "list[str]") -> Iterator[Finding]:
+    if answer.untried:
+        yield Finding("note", f"{_who(answer)} is not tried: {answer.untried}", setting="mailhost")
+        return
     ours = [ip for ip in answer.addresses if is_of_this_host(ip)]
     for ip, failure in answer.no_tls.items():
         what = f"{_who(answer)}: no TLS ({answer.tls}) with {ip}: {failure}"
@@ -131,21 +150,30 @@ def _judge(answer: Answer, settings: Settings, served_ports: "list[str]") -> Ite
 
 
 def _remedy_for_tls(answer: Answer, failure: str) -> str:
-    if "certificate" in failure:
-        return f"have it certified for {answer.host}, by an authority that PROXY_CAFILE or the system's store has"
+    if "certificate was refused" in failure:
+        reason = failure.lower().replace("self signed", "self-signed")  # as OpenSSL 1.1 says
+        known = (remedy for words, remedy in SAID_OF_CERTIFICATES.items() if words in reason)
+        return next(known, "have its certificate mended on the backend").format(host=answer.host)
     setting = f"{answer.protocol.upper()}_PROXY_TLS"
+    if answer.tls == "yes" and any(words in failure for words in NO_TLS_SPOKEN):
+        way = f"set {setting}, or the accounts' option mailhosttls, to starttls or no"
+        return f"does port {answer.port} begin in clear? Then {way}; or let mailhost name the port for TLS"
     return f"set {setting}, or the accounts' option mailhosttls, to what the server offers: no, starttls or yes"
 
 
 def _trust(answers: "list[Answer]", settings: "dict[str, Settings]") -> Iterator[Finding]:
     """Hosts that have accounts may be helpers, too, and send us a login in a client's name."""
     unknown = dict.fromkeys(
-        ip for answer in answers for ip in answer.addresses if not _is_trusted(ip, settings[answer.protocol])
+        ip
+        for answer in answers
+        for ip in answer.addresses
+        if not _is_trusted(ip, settings[answer.protocol])
     )
     if unknown:
         shown = ", ".join(list(unknown)[:SHOWN]) + (f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else "")
         what = f"mailhosts are not in PROXY_TRUSTED ({shown}): a client's address that they tell this host is lost"
-        yield Finding("warning", what, "name them, or their networks, in PROXY_TRUSTED", setting="PROXY_TRUSTED")
+        remedy = "if these run proxyhelper, name them or their networks in PROXY_TRUSTED; else nothing is to be done"
+        yield Finding("warning", what, remedy, setting="PROXY_TRUSTED")
 
 
 def _is_trusted(ip: str, settings: Settings) -> bool:
