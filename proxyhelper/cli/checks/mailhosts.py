@@ -164,10 +164,7 @@ def _remedy_for_tls(answer: Answer, failure: str) -> str:
 def _trust(answers: "list[Answer]", settings: "dict[str, Settings]") -> Iterator[Finding]:
     """Hosts that have accounts may be helpers, too, and send us a login in a client's name."""
     unknown = dict.fromkeys(
-        ip
-        for answer in answers
-        for ip in answer.addresses
-        if not _is_trusted(ip, settings[answer.protocol])
+        ip for answer in answers for ip in answer.addresses if not _is_trusted(ip, settings[answer.protocol])
     )
     if unknown:
         shown = ", ".join(list(unknown)[:SHOWN]) + (f" and {len(unknown) - SHOWN} more" if len(unknown) > SHOWN else "")
