@@ -18,11 +18,10 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
 
-    from .dialogue import imap_client, pop3_client
+    from .dialogue.client import Client
     from .interpreter import ssl
     from .tls import Channel, End
 
-    Client = imap_client.Client | pop3_client.Client
     Tell = Callable[[str, str], None]  # is told each step that is done: its name, and what came of it
     Place = tuple[int, Any]  # address family, and what connect takes
 
@@ -59,15 +58,39 @@ class Backend:
         self.reply = reply
 
 
-class Target:
-    """A mailhost to log in to.
+class Way:
+    """How a server is spoken to.
 
-    tls          as in Settings.proxy_tls, with its `context` where there is any
-    header       what is sent first: nothing, or a PROXY header
+    tls      as in Settings.proxy_tls, and its `context`
+    name     that the server's certificate must be for, if any
+    header   what is sent first: nothing, or a PROXY header
+    """
+
+    __slots__ = ("context", "header", "name", "tls")
+
+    def __init__(
+        self,
+        tls: str = "no",
+        context: "ssl._SSLContext | None" = None,
+        name: "str | None" = None,
+        header: bytes = b"",
+    ) -> None:
+        self.tls = tls
+        self.context = context
+        self.name = name
+        self.header = header
+
+
+IN_CLEAR = Way()
+
+
+class Target:
+    """A mailhost to log in to, and the `way` to speak to it.
+
     served       addresses of this very service, and `this_host` the names of its host: a loop ends there
     """
 
-    __slots__ = ("context", "header", "host", "port", "served", "this_host", "timeout", "tls")
+    __slots__ = ("host", "port", "served", "this_host", "timeout", "way")
 
     def __init__(
         self,
@@ -76,18 +99,14 @@ class Target:
         timeout: float,
         served: "Sequence[Address]" = (),
         this_host: str = "",
-        tls: str = "no",
-        context: "ssl._SSLContext | None" = None,
-        header: bytes = b"",
+        way: Way = IN_CLEAR,
     ) -> None:
         self.host = host
         self.port = port
         self.timeout = timeout
         self.served = served
         self.this_host = this_host
-        self.tls = tls
-        self.context = context
-        self.header = header
+        self.way = way
 
     def __str__(self) -> str:
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
@@ -156,7 +175,7 @@ def _log_in_at(
     connected = _connect(place, deadline)
     ip = place[1][0]
     tell("connection", f"{ip} port {target.port}")
-    talk = Conversation(SocketEnd(connected), client, target, tell)
+    talk = Conversation(SocketEnd(connected), client, target.way, tell)
     try:
         _guard_against_loop(connected, target)
         reply = talk.run(deadline)
@@ -211,24 +230,24 @@ def _guard_against_loop(connected: socket.socket, target: Target) -> None:
 
 
 class Conversation:
-    """`client` speaking to a backend over `end`, until that has decided. `step` is what is waited for now, `channel`
+    """`client` speaking to a server over `end`, until it has its `reply`. `step` is what is waited for now, `channel`
     the TLS that has begun."""
 
-    def __init__(self, end: "SocketEnd", client: "Client", target: Target, tell: "Tell" = keep_quiet) -> None:
+    def __init__(self, end: "SocketEnd", client: "Client", way: Way, tell: "Tell" = keep_quiet) -> None:
         self.step = client.state
         self.channel: Channel | None = None
         self._end: End = end
         self._under = end
         self._client = client
-        self._target = target
+        self._way = way
         self._tell = tell
 
     def run(self, deadline: float) -> Reply:
         """`deadline` is for the greeting and TLS. Raises BackendFault, Closed, TimedOut."""
         client = self._client
-        if self._target.header:
-            self._under.send(self._target.header, deadline)
-        if self._target.tls == "yes":
+        if self._way.header:
+            self._under.send(self._way.header, deadline)
+        if self._way.tls == "yes":
             self._begin_tls(deadline)
         while client.reply is None:
             self.step = state = client.state
@@ -252,8 +271,8 @@ class Conversation:
         from .tls import Channel, HandshakeFailed, TlsEnd
 
         self.step = "TLS handshake"
-        assert self._target.context
-        self.channel = Channel(self._target.context, server_side=False, peer_name=self._target.host.rstrip("."))
+        assert self._way.context
+        self.channel = Channel(self._way.context, server_side=False, peer_name=self._way.name)
         self._end = end = TlsEnd(self._under, self.channel)
         try:
             end.shake_hands(deadline)

@@ -14,7 +14,8 @@ if TYPE_CHECKING:
     from .accounts.account import Account
     from .accounts.proofs import Proof
     from .activation import Connection
-    from .backend import Backend, Client, Target, Tell
+    from .backend import Backend, Target, Tell
+    from .dialogue.client import Client
     from .dialogue.events import Login
     from .routing import Route
     from .settings import Settings
@@ -107,7 +108,7 @@ def reach_backend(
 
 def _target(route: "Route", settings: "Settings", connection: "Connection") -> "Target":
     """Raises Temporary."""
-    from .backend import Target
+    from .backend import Target, Way
 
     names = ", ".join(f"{name} ({source})" for name, source in routing.names_of_this_host(settings))
     context, header = None, b""
@@ -122,7 +123,8 @@ def _target(route: "Route", settings: "Settings", connection: "Connection") -> "
         from . import proxy_protocol
 
         header = proxy_protocol.version2(connection.peer, connection.local)
-    return Target(route.host, route.port, settings.timeout, connection.served, names, route.tls, context, header)
+    way = Way(route.tls, context, route.host.rstrip("."), header)
+    return Target(route.host, route.port, settings.timeout, connection.served, names, way)
 
 
 def _told(settings: "Settings", forwarded: Forwarded) -> "Forwarded | None":

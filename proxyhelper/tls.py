@@ -101,6 +101,10 @@ class Channel:
         agreed = self._tls.cipher()
         return agreed[0] if agreed else ""
 
+    def peer_certificate(self) -> bytes:
+        """The one that the peer has shown, in DER, verified or not."""
+        return self._tls.getpeercert(True) or b""
+
     def peer_subject(self) -> "list[tuple[str, str]]":
         """The subject of the peer's verified certificate: [("commonName", "…"), ("emailAddress", "…"), …]."""
         certificate = self._tls.getpeercert() or {}
@@ -216,6 +220,14 @@ def backend_context(settings: "Settings") -> "ssl._SSLContext":
         _trust(context, "PROXY_CAFILE", settings.proxy_cafile)
     else:
         context.set_default_verify_paths()
+    return context
+
+
+def unverified_context() -> "ssl._SSLContext":
+    """For a look at what a server shows, whoever certifies it."""
+    context = _context(ssl.PROTOCOL_TLS_CLIENT, DEFAULT_TLS_PROTOCOL)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
     return context
 
 

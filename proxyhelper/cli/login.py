@@ -17,16 +17,17 @@ import click
 from .. import accounts, privileges
 from ..accounts.account import Account
 from ..activation import Address, Connection
-from ..backend import is_temporary, quote
+from ..backend import Conversation, Way, is_temporary, quote
 from ..dialogue import imap_client, pop3_client
 from ..dialogue.events import BackendFault, Forwarded, Login, Reply
+from ..ends import Closed, SocketEnd, TimedOut
 from ..failures import BackendRefused, Failure, Insecure, Temporary, WrongCredentials
 from ..login import check_options, could_be, proof_of, reach_backend, with_domain
 from ..reception import MAX_HOPS
 from ..routing import decide
 from ..settings import Settings
 from ..text import encode
-from ..tls import reason
+from ..tls import unverified_context
 from . import activators
 from .checks.certificates import Certificate
 from .console import (
@@ -44,7 +45,7 @@ from .console import (
 )
 
 LOCAL_SECONDS = 20.0
-"""For each thing that a local server says."""
+"""Until the helper's greeting."""
 LEAVE_SECONDS = 5.0
 """For it to end when the client has gone."""
 CHUNK = 65536
@@ -288,15 +289,15 @@ def _log_in_here(walk: Walk, site: Site, entry: activators.Entry, login: Login, 
     environment = {"PROXYHELPER_CONFDIR": site.directory, "PATH": "/usr/bin:/bin", **entry.environment, **told}
     command = [*entry.program, *entry.local_server]
     person = _person_of(entry, walk)
-    with Client(ours, entry.protocol, login, tls, walk) as client, theirs, tempfile.TemporaryFile() as log:
+    with ours, theirs, tempfile.TemporaryFile() as log:
         with _started(command, theirs.fileno(), log.fileno(), environment, person):
             theirs.close()
             try:
-                reply = client.log_in()
+                reply = _converse(ours, entry.protocol, login, tls, walk)
                 said = _shown(reply, login)
-            except (OSError, BackendFault) as error:
-                reply, said = None, reason(error)
-            client.close()
+            except (BackendFault, Closed, TimedOut) as error:
+                reply, said = None, str(error)
+            ours.close()
         log.seek(0)
         logged = log.read(CHUNK).decode(errors="backslashreplace").splitlines()
     because = "; ".join([said, *(line for line in logged if not line.startswith(("DEBUG:", "INFO:")))][:3])
@@ -343,68 +344,35 @@ def _started(
         helper.wait()
 
 
-class Client:
-    """A mail program's side of a connection. `tls` as in Settings.proxy_tls; what the helper shows is not verified."""
+def _converse(connection: socket.socket, protocol: str, login: Login, tls: str, walk: Walk) -> Reply:
+    """A mail program's side of a connection; `tls` as in Settings.proxy_tls. What the helper shows is not verified.
 
-    def __init__(self, connection: socket.socket, protocol: str, login: Login, tls: str, walk: Walk) -> None:
-        new_dialogue = imap_client.Client if protocol == "imap" else pop3_client.Client
-        self._dialogue = new_dialogue(encode(login.user), login.password, False, starttls=tls == "starttls")
-        self._connection = connection
-        self._tls = tls
-        self._walk = walk
-        self._behind_tls = walk.step
+    Raises BackendFault, Closed, TimedOut."""
+    new_dialogue = imap_client.Client if protocol == "imap" else pop3_client.Client
+    dialogue = new_dialogue(encode(login.user), login.password, False, starttls=tls == "starttls")
+    behind_tls = walk.step
 
-    def __enter__(self) -> "Client":
-        return self
+    def tell(step: str, outcome: str) -> None:
+        if step == "TLS" and talk.channel:
+            walk.done(step, outcome)
+            _judge(walk, _certificate(talk.channel.peer_certificate()))
+            walk.step = behind_tls
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
+    way = Way() if tls == "no" else Way(tls, unverified_context())
+    walk.step = behind_tls if tls == "no" else "TLS"
+    talk = Conversation(SocketEnd(connection), dialogue, way, tell)
+    return talk.run(time.monotonic() + LOCAL_SECONDS)
 
-    def close(self) -> None:
-        self._connection.close()
 
-    def log_in(self) -> Reply:
-        """Raises OSError, BackendFault."""
-        dialogue = self._dialogue
-        self._connection.settimeout(LOCAL_SECONDS)
-        if self._tls != "no":
-            self._walk.step = "TLS"
-        if self._tls == "yes":
-            self._begin_tls()
-        while dialogue.reply is None:
-            data = self._connection.recv(CHUNK)
-            if not data:
-                raise BackendFault(f"the connection ended in place of a {dialogue.state}")
-            to_send = dialogue.feed(data)
-            if dialogue.wants_tls:
-                self._begin_tls()
-                to_send = dialogue.secured()
-            if to_send:
-                self._connection.sendall(to_send)
-        return dialogue.reply
-
-    def _begin_tls(self) -> None:
-        import ssl
-
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-        self._connection = secured = context.wrap_socket(self._connection)
-        cipher = secured.cipher()
-        self._walk.done("TLS", f"{secured.version()}, {cipher[0] if cipher else ''}")
-        self._judge(_certificate(secured.getpeercert(binary_form=True) or b""))
-        self._walk.step = self._behind_tls
-
-    def _judge(self, certificate: Certificate) -> None:
-        """By its dates."""
-        now = time.time()
-        if certificate.ends < now:
-            self._walk.bad("certificate", f"expired on {_day(certificate.ends)}: {certificate}", "expired")
-        elif certificate.begins > now:
-            what = f"not valid before {_day(certificate.begins)}: {certificate}"
-            self._walk.bad("certificate", what, "not yet valid")
-        else:
-            self._walk.done("certificate", str(certificate))
+def _judge(walk: Walk, certificate: Certificate) -> None:
+    """By its dates."""
+    now = time.time()
+    if certificate.ends < now:
+        walk.bad("certificate", f"expired on {_day(certificate.ends)}: {certificate}", "expired")
+    elif certificate.begins > now:
+        walk.bad("certificate", f"not valid before {_day(certificate.begins)}: {certificate}", "not yet valid")
+    else:
+        walk.done("certificate", str(certificate))
 
 
 def _day(seconds: float) -> str:

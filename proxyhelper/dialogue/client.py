@@ -24,6 +24,7 @@ class Client:
     def __init__(self, replies: "CommandBuffer | LineBuffer") -> None:
         self.state = "greeting"
         self.wants_tls = False
+        self.greeting = b""
         self.reply: Reply | None = None
         self._replies = replies
         self._received = 0
@@ -56,6 +57,10 @@ class Client:
 
     def _talk(self) -> "Talk[None]":
         """From the greeting to the `reply`."""
+        raise NotImplementedError
+
+    def _arrive(self) -> "Talk[None]":
+        """The greeting, and TLS where it begins behind that."""
         raise NotImplementedError
 
     def _start_tls(self) -> "Talk[None]":

@@ -46,16 +46,21 @@ class Client(client.Client):
         super().__init__(ResponseBuffer(MAX_REPLIES))
 
     def _talk(self) -> "Talk[None]":
-        greeting = yield b""
-        _check_greeting(greeting)
-        capabilities = listed(greeting)
+        yield from self._arrive()
+        capabilities = listed(self.greeting)
         if self._starttls:
-            yield from self._secure(capabilities)
             capabilities = (yield from self._capabilities()) if self._forwarded else []
         if self._forwarded and b"ID" in capabilities:
             yield from self._identify(self._forwarded)
         self.reply = yield from self._log_in()
         yield b""
+
+    def _arrive(self) -> "Talk[None]":
+        """The greeting, and TLS where it begins behind that."""
+        self.greeting = yield b""
+        _check_greeting(self.greeting)
+        if self._starttls:
+            yield from self._secure(listed(self.greeting))
 
     def _ask(self, tag: bytes, command: "list[bytes]", state: str) -> "Talk[tuple[list[bytes], bytes]]":
         """Send a command in pieces, each but the first after a continuation request. Returns the untagged responses,

@@ -28,14 +28,10 @@ class Client(client.Client):
         super().__init__(LineBuffer(MAX_REPLIES))
 
     def _talk(self) -> "Talk[None]":
-        accepted, greeting = yield from self._ask(b"", "greeting")
-        if not accepted:
-            raise BackendFault("an error in place of a greeting", greeting, goodbye=True)
-        if self._starttls:
-            yield from self._secure()
-        if self._forwarded and b"[XCLIENT]" in greeting:
+        yield from self._arrive()
+        if self._forwarded and b"[XCLIENT]" in self.greeting:
             yield from self._identify(self._forwarded)
-        elif self._forwarded and OWN_NAME in greeting:
+        elif self._forwarded and OWN_NAME in self.greeting:
             yield from self._identify(Forwarded(ttl=self._forwarded.ttl))
         if self._utf8:
             yield from self._switch_to_utf8()
@@ -44,6 +40,14 @@ class Client(client.Client):
             accepted, verdict = yield from self._ask(b"PASS " + self._password + b"\r\n", "PASS reply")
         self.reply = Reply(accepted, verdict)
         yield b""
+
+    def _arrive(self) -> "Talk[None]":
+        """The greeting, and TLS where it begins behind that."""
+        accepted, self.greeting = yield from self._ask(b"", "greeting")
+        if not accepted:
+            raise BackendFault("an error in place of a greeting", self.greeting, goodbye=True)
+        if self._starttls:
+            yield from self._secure()
 
     def _ask(self, command: bytes, state: str) -> "Talk[tuple[bool, bytes]]":
         """Send `command`. Returns whether it is accepted, and the reply."""

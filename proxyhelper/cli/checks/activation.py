@@ -9,6 +9,7 @@ from collections.abc import Iterator
 
 from ... import local, privileges, tls
 from ...activation import Address
+from ...backend import Way
 from ...dialogue.greetings import greeting
 from ...failures import Failure
 from ...networks import Networks
@@ -21,7 +22,7 @@ from . import Finding
 from .accounts import Survey
 from .certificates import suffixes
 from .files import userdb_files
-from .hearing import Heard, Way, hear
+from .hearing import Heard, hear
 
 START_SECONDS = 10
 TLS_PORTS = (993, 995)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from ... import tls
 from ...activation import Address
-from ...backend import bound_resolver, resolve
+from ...backend import Way, bound_resolver, resolve
 from ...dialogue.greetings import greeting
 from ...failures import Temporary
 from ...networks import Networks
@@ -18,7 +18,7 @@ from ...text import words
 from ..console import progress
 from . import Finding
 from .accounts import Survey
-from .hearing import Way, hear
+from .hearing import hear
 
 AT_ONCE = 16
 SHOWN = 3
